@@ -1,0 +1,1 @@
+"""Apply: put a text in force, and prove it."""

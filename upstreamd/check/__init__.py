@@ -1,0 +1,1 @@
+"""Check: which endpoints are well."""

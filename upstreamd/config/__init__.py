@@ -1,0 +1,41 @@
+"""Configuration: TOML and environment in, frozen values out; every error names its key path."""
+
+from upstreamd.config.kinds import Listen, Network
+from upstreamd.config.read import load, parse
+from upstreamd.config.values import (
+    AdminSettings,
+    ApplySettings,
+    Config,
+    ConsulAgent,
+    ConsulSource,
+    DockerEngine,
+    DockerSource,
+    FileSource,
+    HealthSettings,
+    LogSettings,
+    NginxSettings,
+    ServiceSettings,
+    StateSettings,
+    UnavailableSettings,
+)
+
+__all__ = [
+    "AdminSettings",
+    "ApplySettings",
+    "Config",
+    "ConsulAgent",
+    "ConsulSource",
+    "DockerEngine",
+    "DockerSource",
+    "FileSource",
+    "HealthSettings",
+    "Listen",
+    "LogSettings",
+    "Network",
+    "NginxSettings",
+    "ServiceSettings",
+    "StateSettings",
+    "UnavailableSettings",
+    "load",
+    "parse",
+]

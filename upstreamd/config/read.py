@@ -1,0 +1,190 @@
+"""TOML text and environment variables -> Config. Every problem is found in one pass and named by its key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from upstreamd.config.values import Config, HealthSettings, ServiceSettings
+from upstreamd.errors import ConfigError, Problem
+
+ENVIRONMENT_PREFIX = "UPSTREAMD__"
+MAX_BYTES = 1024 * 1024
+_SERVICE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
+_Section = TypeVar("_Section")
+
+
+class _FromEnvironment(str):
+    """Raw text of an environment variable: read as a TOML value where that fits the key, else as it is."""
+
+    __slots__ = ()
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """The configuration in the file `path`, overridden by `environ`. Raises ConfigError."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError((Problem(str(path), "", f"larger than {MAX_BYTES} bytes; is this the right file?"),))
+        content = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        reason = "no such file; name yours with -c FILE or UPSTREAMD_CONFIG"
+        raise ConfigError((Problem(str(path), "", reason),)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError((Problem(str(path), "", f"cannot be read: {error}"),)) from error
+    return parse(content, environ, source=str(path))
+
+
+def parse(content: str, environ: Mapping[str, str] | None = None, *, source: str = "upstreamd.toml") -> Config:
+    """The configuration in the TOML text `content`. Raises ConfigError with every problem found."""
+    try:
+        table = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError((Problem(source, "", f"is not TOML: {error}"),)) from error
+    problems: list[Problem] = []
+    for name, value in (environ or {}).items():
+        if name.startswith(ENVIRONMENT_PREFIX):
+            _override(table, name, value, problems)
+    services = _services(table.pop("services", {}), problems)
+    config = _section(Config, table, "", problems, source=source, services=services)
+    if not problems and config is not None:
+        _agree(config, problems)
+    if problems or config is None:
+        raise ConfigError(tuple(problems))
+    return config
+
+
+def _override(table: dict[str, Any], variable: str, value: str, problems: list[Problem]) -> None:
+    """Puts one UPSTREAMD__SECTION__KEY into the table; names match without regard to case."""
+    *sections, key = variable.removeprefix(ENVIRONMENT_PREFIX).split("__")
+    for section in sections:
+        name = _same_name(table, section)
+        inner = table.setdefault(name, {})
+        if not isinstance(inner, dict):
+            problems.append(Problem(variable, "", f"{name} is not a section in the configuration file"))
+            return
+        table = inner
+    table[_same_name(table, key)] = _FromEnvironment(value)
+
+
+def _same_name(table: Mapping[str, Any], name: str) -> str:
+    return next((known for known in table if known.lower() == name.lower()), name.lower())
+
+
+def _services(table: object, problems: list[Problem]) -> tuple[ServiceSettings, ...]:
+    if not isinstance(table, dict):
+        problems.append(Problem("services", _show(table), "must be a table; write [services.NAME]"))
+        return ()
+    found: list[ServiceSettings] = []
+    for name, content in table.items():
+        path = f"services.{name}"
+        if not _SERVICE_NAME.fullmatch(name):
+            reason = "a service's name has letters, digits, '_', '-' and '.', at most 63; rename it"
+            problems.append(Problem(path, "", reason))
+        elif not isinstance(content, dict):
+            problems.append(Problem(path, _show(content), f"must be a table; write [{path}]"))
+        else:
+            service = _section(ServiceSettings, content, path, problems, name=name)
+            if service is not None:
+                found.append(service)
+    return tuple(found)
+
+
+def _section(
+    kind: type[_Section], table: Mapping[str, object], path: str, problems: list[Problem], **given: object
+) -> _Section | None:
+    """One dataclass out of one table; None where anything in it was wrong."""
+    before = len(problems)
+    fields = {field.name: field for field in dataclasses.fields(typing.cast("Any", kind)) if field.name not in given}
+    values = dict(given)
+    hints = typing.get_type_hints(kind)
+    for name, raw in table.items():
+        where = f"{path}.{name}" if path else name
+        if name not in fields:
+            problems.append(Problem(where, _show(raw), _unknown(name, fields, path)))
+        elif "read" in fields[name].metadata:
+            values[name] = _leaf(fields[name], raw, where, problems)
+        elif not isinstance(raw, dict):
+            problems.append(Problem(where, _show(raw), f"is a section; write [{where}]"))
+        else:
+            values[name] = _section(_section_type(hints[name]), raw, where, problems)
+    return kind(**values) if len(problems) == before else None
+
+
+def _section_type(hint: object) -> type[Any]:
+    """The dataclass in `X` or `X | None`."""
+    options = typing.get_args(hint) or (hint,)
+    return next(option for option in options if dataclasses.is_dataclass(option))  # type: ignore[return-value]  # is_dataclass also accepts instances
+
+
+def _leaf(field: dataclasses.Field[Any], raw: object, where: str, problems: list[Problem]) -> object:
+    read = field.metadata["read"]
+    candidates = [raw]
+    if isinstance(raw, _FromEnvironment):
+        candidates = [*_as_toml(raw), str(raw)]
+    reason = ""
+    for candidate in candidates:
+        try:
+            return read(candidate)
+        except ValueError as error:
+            reason = str(error)
+    problems.append(Problem(where, _show(raw), reason))
+    return None
+
+
+def _as_toml(raw: str) -> list[object]:
+    try:
+        return [tomllib.loads(f"value = {raw}")["value"]]
+    except tomllib.TOMLDecodeError:
+        return []
+
+
+def _unknown(name: str, known: Mapping[str, object], path: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"unknown key; did you mean {near[0]}?"
+    return f"unknown key; {path or 'the top level'} knows {', '.join(known)}"
+
+
+def _show(value: object) -> str:
+    shown = str(value) if isinstance(value, _FromEnvironment) else json.dumps(value, default=str, ensure_ascii=False)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def _agree(config: Config, problems: list[Problem]) -> None:
+    """Rules that concern several keys at once."""
+    admin = config.admin
+    if not admin.listen.guarded and not admin.token_file:
+        reason = "is reachable from other machines: set admin.token_file, or listen on 127.0.0.1 or a unix socket"
+        problems.append(Problem("admin.listen", str(admin.listen), reason))
+    if not config.services:
+        problems.append(Problem("services", "", "none is declared; add [services.NAME] with a source"))
+    outputs: dict[str, str] = {}
+    for service in config.services:
+        path = f"services.{service.name}"
+        if service.consul is None and service.docker is None and service.file is None:
+            problems.append(Problem(path, "", f"has no source; add [{path}.consul], [{path}.docker] or [{path}.file]"))
+        if service.consul is not None and not service.consul.service:
+            problems.append(Problem(f"{path}.consul.service", "", "is missing; name the service as Consul knows it"))
+        if service.file is not None and not service.file.paths:
+            problems.append(Problem(f"{path}.file.paths", "", 'is missing; name files like ["/etc/upstreamd/*.json"]'))
+        if service.output in outputs:
+            reason = f"is also the output of services.{outputs[service.output]}; give each its own file"
+            problems.append(Problem(f"{path}.output", service.output, reason))
+        outputs[service.output] = service.name
+        _agree_on_health(service.health, f"{path}.health", problems)
+
+
+def _agree_on_health(health: HealthSettings, path: str, problems: list[Problem]) -> None:
+    if health.timeout > health.interval * 10:
+        reason = f"is more than ten times the interval ({health.interval:g}s); shorten it or lengthen the interval"
+        problems.append(Problem(f"{path}.timeout", f"{health.timeout:g}s", reason))
+    if bool(health.client_certificate) != bool(health.client_key):
+        problems.append(Problem(f"{path}.client_key", "", "a client certificate and its key go together"))

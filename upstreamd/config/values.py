@@ -1,0 +1,205 @@
+"""Every configuration value with its default and the kind of value it takes. Names are the contract's."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from upstreamd.config.kinds import (
+    Listen,
+    Network,
+    Reader,
+    choice,
+    duration,
+    flag,
+    headers,
+    integer,
+    json_expectation,
+    listen,
+    networks,
+    statuses,
+    text,
+    texts,
+)
+
+_PATH = ("/.*", "an absolute path")
+_NAME = (r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", "a name of letters, digits, '_', '-' and '.', at most 63 long")
+
+
+def setting(default: object, read: Reader) -> Any:  # noqa: ANN401 - dataclass fields are typed by their annotation
+    """A key with its default (as TOML would give it) and its reader."""
+    return dataclasses.field(default=read(default), metadata={"read": read, "default": default})
+
+
+@dataclass(frozen=True, slots=True)
+class NginxSettings:
+    """The nginx beside us. `confirm_timeout` in seconds."""
+
+    binary: str = setting("nginx", text(empty=False))
+    config: str = setting("/etc/nginx/nginx.conf", text(*_PATH, empty=False))
+    prefix: str = setting("", text(*_PATH))
+    pid_file: str = setting("/run/nginx.pid", text(*_PATH, empty=False))
+    error_log: str = setting("", text(*_PATH))
+    validate: bool = setting(True, flag)
+    test_timeout: float = setting("10s", duration(0.1, 300))
+    confirm_timeout: float = setting("10s", duration(0.1, 300))
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySettings:
+    """When changes are put in force; times in seconds."""
+
+    gather: float = setting("100ms", duration(0, 60))
+    max_gather: float = setting("1s", duration(0, 300))
+    min_interval: float = setting("0s", duration(0, 3600))
+    max_draining_workers: int = setting(16, integer(0, 10_000))
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """The admin server."""
+
+    listen: Listen = setting("127.0.0.1:9145", listen)
+    token_file: str = setting("", text(*_PATH))
+
+
+@dataclass(frozen=True, slots=True)
+class UnavailableSettings:
+    """Our own 503 responder, the server of last resort of `all_unhealthy = "none"`."""
+
+    listen: Listen = setting("127.0.0.1:9146", listen)
+
+
+@dataclass(frozen=True, slots=True)
+class StateSettings:
+    """Where the last good snapshot lives; empty keeps nothing over a restart."""
+
+    dir: str = setting("/var/lib/upstreamd", text(*_PATH))
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How the program speaks on stderr."""
+
+    format: str = setting("text", choice("text", "json"))
+    level: str = setting("info", choice("debug", "info", "warning", "error"))
+
+
+@dataclass(frozen=True, slots=True)
+class ConsulAgent:
+    """The Consul agent; empty values fall back on CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN(_FILE)."""
+
+    address: str = setting("", text(r"https?://[^\s/@]+|unix:///.+", 'like "http://127.0.0.1:8500"'))
+    token_file: str = setting("", text(*_PATH))
+    datacenter: str = setting("", text(*_NAME))
+    ca_file: str = setting("", text(*_PATH))
+    wait: float = setting("60s", duration(1, 600))
+
+
+@dataclass(frozen=True, slots=True)
+class DockerEngine:
+    """The Docker engine; empty `host` falls back on DOCKER_HOST, then the standard socket."""
+
+    host: str = setting("", text(r"unix:///.+|(tcp|http|https)://[^\s/@]+", 'like "unix:///var/run/docker.sock"'))
+    resync: float = setting("30s", duration(0.2, 3600))
+
+
+@dataclass(frozen=True, slots=True)
+class ConsulSource:
+    """A Consul service that feeds one of ours."""
+
+    service: str = setting("", text(r"[^/?#\s]{1,128}", "a Consul service name"))
+    tags: tuple[str, ...] = setting([], texts)
+    passing_only: bool = setting(True, flag)
+
+
+@dataclass(frozen=True, slots=True)
+class DockerSource:
+    """Containers labelled `upstreamd.service=NAME`."""
+
+    network: str = setting("", text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a Docker network name"))
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """Prometheus file_sd files, JSON or YAML."""
+
+    paths: tuple[str, ...] = setting([], texts)
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSettings:
+    """How an endpoint is asked for its health; times in seconds."""
+
+    path: str = setting("/health", text(r"/[!-~]*", "a path that starts with / and has no spaces", empty=False))
+    interval: float = setting("2s", duration(0.05, 3600))
+    fast_interval: float = setting("0s", duration(0, 3600))
+    down_interval: float = setting("0s", duration(0, 3600))
+    timeout: float = setting("1s", duration(0.01, 300))
+    rise: int = setting(2, integer(1, 100))
+    fall: int = setting(3, integer(1, 100))
+    port: int = setting(0, integer(0, 65535))
+    scheme: str = setting("http", choice("http", "https", "tcp"))
+    method: str = setting("GET", choice("GET", "HEAD", "POST", "OPTIONS"))
+    connection: str = setting("keep-alive", choice("keep-alive", "close"))
+    expect_status: tuple[tuple[int, int], ...] = setting("200", statuses)
+    expect_content_type: str = setting(
+        "application/json", text(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+", 'a media type like "application/json"')
+    )
+    expect_json: tuple[tuple[str, object], ...] = setting({"status": "healthy"}, json_expectation)
+    headers: tuple[tuple[str, str], ...] = setting({}, headers)
+    ca_file: str = setting("", text(*_PATH))
+    verify: bool = setting(True, flag)
+    server_name: str = setting("", text(r"[A-Za-z0-9.-]+", "a host name"))
+    client_certificate: str = setting("", text(*_PATH))
+    client_key: str = setting("", text(*_PATH))
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """One service: where its upstream is written, who may feed it, and how it is checked.
+
+    `method`, `keepalive` and `zone` are written with layout "upstream" only; with "servers" they stand in the
+    operator's own upstream block. `fail_timeout` in seconds.
+    """
+
+    name: str
+    output: str = setting("/etc/nginx/upstream.conf", text(*_PATH, empty=False))
+    layout: str = setting("servers", choice("servers", "upstream"))
+    method: str = setting(
+        "least_conn",
+        text(
+            r"(least_conn|ip_hash|random|random two|random two least_conn|hash \$[a-z_]+( consistent)?)",
+            'empty, "least_conn", "ip_hash", "random", "random two least_conn" or "hash $variable [consistent]"',
+        ),
+    )
+    keepalive: int = setting(32, integer(0, 65535))
+    zone: str = setting("", text(r"[1-9]\d{0,5}[km]", 'a size like "128k" or "1m"'))
+    port: int = setting(3000, integer(0, 65535))
+    max_fails: int = setting(1, integer(0, 1000))
+    fail_timeout: float = setting("10s", duration(0, 3600))
+    route: str = setting("reload", choice("reload"))
+    all_unhealthy: str = setting("keep", choice("keep", "all", "none"))
+    panic_threshold: int = setting(0, integer(0, 100))
+    allow: tuple[Network, ...] = setting(["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"], networks)
+    health: HealthSettings = dataclasses.field(default=HealthSettings())
+    consul: ConsulSource | None = None
+    docker: DockerSource | None = None
+    file: FileSource | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration. `source` is the file it came from."""
+
+    source: str = ""
+    nginx: NginxSettings = dataclasses.field(default=NginxSettings())
+    apply: ApplySettings = dataclasses.field(default=ApplySettings())
+    admin: AdminSettings = dataclasses.field(default=AdminSettings())
+    unavailable: UnavailableSettings = dataclasses.field(default=UnavailableSettings())
+    state: StateSettings = dataclasses.field(default=StateSettings())
+    log: LogSettings = dataclasses.field(default=LogSettings())
+    consul: ConsulAgent = dataclasses.field(default=ConsulAgent())
+    docker: DockerEngine = dataclasses.field(default=DockerEngine())
+    services: tuple[ServiceSettings, ...] = ()

@@ -1,0 +1,1 @@
+"""Discover: where the instances are."""

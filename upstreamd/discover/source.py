@@ -1,0 +1,37 @@
+"""What every source is: one method that returns the complete set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from upstreamd.config import Network
+from upstreamd.model import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a source has to know of a service it feeds: its name, its default port (0: none), and the ranges
+    that its instances' addresses may lie in."""
+
+    service: str
+    port: int
+    allow: tuple[Network, ...]
+
+
+class Discoverer(Protocol):
+    """A source of instances. It holds no retry and no loop; `upstreamd.discover.follow` does that once for all."""
+
+    @property
+    def name(self) -> str:
+        """The key of this source in `/v1/status`: its kind, and the service where there are several."""
+
+    async def discover(self) -> Answer:
+        """Return the complete set, waiting until it may have changed; the first call returns at once.
+
+        A malformed entry among good ones is left out and named in `skipped`. Raises DiscoveryError only; after
+        a raise, the next call returns at once.
+        """
+
+    async def close(self) -> None:
+        """Give back connections and watches; called once, also after a failure."""

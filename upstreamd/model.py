@@ -1,0 +1,330 @@
+"""The core types. Standard library only; every stage hands the next one of these, all immutable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import NamedTuple
+
+Clock = Callable[[], float]
+"""A monotonic clock in seconds; passed in, never read from a global."""
+
+
+class Endpoint(NamedTuple):
+    """Where one instance listens: a canonical IP literal and a port 1-65535."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Instance:
+    """One endpoint of a service, as a source reports it.
+
+    `address` is a canonical IP literal, never a host name. `id` is the source's own identity of the instance
+    (container id, Consul service id), empty where the address is the identity. `draining` asks for no new
+    requests (maintenance, a container being stopped). `withheld` says why the source itself holds the instance
+    back ("Consul check 'web' is critical"); empty where it may serve.
+    """
+
+    service: str
+    address: str
+    port: int
+    version: str = ""
+    weight: int = 1
+    id: str = ""
+    draining: bool = False
+    backup: bool = False
+    withheld: str = ""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The (address, port) pair that health and the upstream know the instance by."""
+        return Endpoint(self.address, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An entry of a source's answer that was refused: what it was, and why in one sentence."""
+
+    entry: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one `discover()` returned: the complete set, the entries refused, and any doubt about the whole.
+
+    `doubt` is a sentence where the answer looks like a loss of data rather than a change (Consul's index went
+    back); a doubtful answer that is empty is held, like any other empty one, and the doubt is shown.
+    """
+
+    instances: frozenset[Instance]
+    skipped: tuple[Skipped, ...] = ()
+    doubt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything one source knew at one moment (`taken_at`: seconds on the monotonic clock)."""
+
+    source: str
+    instances: frozenset[Instance]
+    taken_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """A source as the rest of the program sees it: its last good snapshot and how it is doing.
+
+    `snapshot` is None until the source has answered (or a saved one was loaded). `answered` tells whether the
+    source itself has answered since start. `ok` is False while it fails or while an empty answer is held;
+    `error` says why in one sentence.
+    """
+
+    name: str
+    snapshot: Snapshot | None = None
+    answered: bool = False
+    ok: bool = False
+    error: str = "has not answered yet"
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Status(StrEnum):
+    """What the probes of an endpoint have established."""
+
+    CHECKING = "checking"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """One probe's verdict. `ok` is None where the probe could not be made for reasons of our own
+    (no descriptors, no route of ours): such a result changes nothing.
+
+    `duration` in seconds; `at` is the monotonic time at which the verdict stood.
+    """
+
+    ok: bool | None
+    reason: str
+    duration: float = 0.0
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Rise/fall state of one endpoint of one service; `observe` is pure.
+
+    `streak` counts the results in a row that speak against the present status: passes while checking or
+    unhealthy, failures while healthy. `failures` counts failures in a row while checking. `since` is the
+    monotonic time of the last change of status.
+    """
+
+    status: Status = Status.CHECKING
+    streak: int = 0
+    failures: int = 0
+    reason: str = "not probed yet"
+    since: float = 0.0
+
+    def observe(self, result: ProbeResult, *, rise: int, fall: int) -> Health:
+        """The next state after `result`: `rise` passes in a row make healthy, `fall` failures unhealthy."""
+        if result.ok is None:
+            return replace(self, reason=f"inconclusive: {result.reason}")
+        if result.ok:
+            return self._passed(result, rise)
+        return self._failed(result, fall)
+
+    def _passed(self, result: ProbeResult, rise: int) -> Health:
+        if self.status is Status.HEALTHY:
+            return replace(self, streak=0, reason=result.reason)
+        if self.streak + 1 >= rise:
+            return Health(Status.HEALTHY, reason=result.reason, since=result.at)
+        return replace(self, streak=self.streak + 1, failures=0, reason=result.reason)
+
+    def _failed(self, result: ProbeResult, fall: int) -> Health:
+        if self.status is Status.UNHEALTHY:
+            return replace(self, streak=0, reason=result.reason)
+        failed = (self.streak if self.status is Status.HEALTHY else self.failures) + 1
+        if failed >= fall:
+            return Health(Status.UNHEALTHY, reason=result.reason, since=result.at)
+        if self.status is Status.HEALTHY:
+            return replace(self, streak=failed, reason=result.reason)
+        return replace(self, streak=0, failures=failed, reason=result.reason)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Server:
+    """One server line of an upstream; `fail_timeout` in seconds."""
+
+    address: str
+    port: int
+    weight: int = 1
+    backup: bool = False
+    max_fails: int = 1
+    fail_timeout: float = 10.0
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The (address, port) pair nginx connects to."""
+        return Endpoint(self.address, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What nginx shall serve for one service: never without a server that is not a backup, servers sorted.
+
+    `method` is a load-balancing directive with its arguments ("least_conn"), empty for round robin;
+    `zone` a shared memory size ("128k"), empty for none; `keepalive` idle connections, 0 for none.
+    """
+
+    name: str
+    servers: tuple[Server, ...]
+    layout: str = "servers"
+    method: str = ""
+    keepalive: int = 0
+    zone: str = ""
+
+
+class State(StrEnum):
+    """What an operator sees of an instance."""
+
+    CHECKING = "checking"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    DRAINING = "draining"
+    DRAINED = "drained"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An instance with the decision about it: its state, whether it is in the upstream, and why.
+
+    `since` is the monotonic time at which its health last changed.
+    """
+
+    instance: Instance
+    source: str
+    state: State
+    serving: bool
+    reason: str
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Who serves one service. `upstream` is None where nothing may be written: nginx keeps what it has.
+
+    `alarms` are sentences an operator has to see (conflicting claims, everything unhealthy, panic).
+    """
+
+    service: str
+    upstream: Upstream | None
+    members: tuple[Member, ...] = ()
+    panic: bool = False
+    alarms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """The first line of every file we write: whose it is, its generation, and the hex SHA-256 of the rest."""
+
+    service: str
+    generation: int
+    digest: str
+
+    def line(self) -> str:
+        """The header line, without its newline."""
+        return f"# upstreamd service={self.service} generation={self.generation} sha256={self.digest}"
+
+    @staticmethod
+    def read(text: str) -> Marker | None:
+        """The marker at the head of `text`; None where there is none."""
+        match = _MARKER.match(text)
+        return Marker(match[1], int(match[2]), match[3]) if match else None
+
+
+_MARKER = re.compile(r"# upstreamd service=(\S{1,63}) generation=(\d{1,18}) sha256=([0-9a-f]{64})\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file to put in force: the service it is of, where it goes, its whole text and its body's digest."""
+
+    service: str
+    path: str
+    text: str
+    digest: str
+
+
+class OutcomeKind(StrEnum):
+    """How an apply ended. `failed`: it could not be tried to the end (full disk, no master, `nginx -t` hung)."""
+
+    UNCHANGED = "unchanged"
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    UNCONFIRMED = "unconfirmed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an apply came to: `digest` of the text concerned, `detail` in nginx's own words where it has any.
+
+    `duration` in seconds from the start of the transaction to its confirmation.
+    """
+
+    kind: OutcomeKind
+    digest: str = ""
+    detail: str = ""
+    duration: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NginxView:
+    """The running nginx: its version, its master's identity (pid, start time in clock ticks), its workers.
+
+    `master` is 0 and `problem` a sentence where no live master was found. `draining` counts workers that are
+    shutting down.
+    """
+
+    version: str = ""
+    master: int = 0
+    started: int = 0
+    workers: int = 0
+    draining: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """A service as decided and as confirmed: `generation` and `digest` are of what nginx is known to serve
+    (0 and empty before the first confirmation); `applied_at` is monotonic."""
+
+    decision: Decision
+    generation: int = 0
+    digest: str = ""
+    applied_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One immutable picture of everything, for those who only look (`observe`).
+
+    `ready` tells whether a configuration is confirmed; `reason` is a sentence where it is not. `pending` tells
+    whether a decided change waits to be applied.
+    """
+
+    services: Mapping[str, ServiceView] = field(default_factory=dict)
+    sources: Mapping[str, SourceState] = field(default_factory=dict)
+    probes: Mapping[tuple[str, Endpoint], ProbeResult] = field(default_factory=dict)
+    nginx: NginxView = NginxView()
+    outcome: Outcome | None = None
+    ready: bool = False
+    reason: str = "no configuration has been applied yet"
+    pending: bool = False

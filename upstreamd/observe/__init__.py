@@ -1,0 +1,1 @@
+"""Observe: what people, scripts and dashboards read. Reads and never steers."""
