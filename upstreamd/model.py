@@ -254,12 +254,14 @@ _MARKER = re.compile(r"# upstreamd service=(\S{1,63}) generation=(\d{1,18}) sha2
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file to put in force: the service it is of, where it goes, its whole text and its body's digest."""
+    """A file to put in force: the service it is of, where it goes, its whole text, its body's digest, and its
+    generation (0 where it is not numbered)."""
 
     service: str
     path: str
     text: str
     digest: str
+    generation: int = 0
 
 
 class OutcomeKind(StrEnum):

@@ -1,0 +1,191 @@
+"""Builds the stages, runs them, and takes them down in order. Reads top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import uvloop
+
+from upstreamd import __version__
+from upstreamd.apply import OutputLock, Transaction
+from upstreamd.check import Checker
+from upstreamd.config import Config, load
+from upstreamd.discover import build, follow
+from upstreamd.errors import ConfigError, UpstreamdError
+from upstreamd.model import Picture
+from upstreamd.observe.http import AdminServer
+from upstreamd.observe.log import configure
+from upstreamd.observe.metrics import Metrics
+from upstreamd.reconcile import Reconciler, marker_on_disk
+from upstreamd.state import Saved, StateFile
+from upstreamd.unavailable import UnavailableResponder
+
+log = logging.getLogger("upstreamd")
+
+SHUTDOWN_PATIENCE = 1.5
+"""Seconds that an apply under way is given to end at SIGTERM; the whole shutdown takes less than two."""
+
+
+def run(path: Path) -> int:
+    """Run the sidecar with the configuration file `path` until SIGTERM or SIGINT; returns the exit code.
+
+    Raises ConfigError where the configuration is bad and UpstreamdError where a lock or an address is not to be had.
+    """
+    config = load(path)
+    configure(config.log)
+    uvloop.run(Daemon(path, config).run())
+    return 0
+
+
+class Daemon:
+    """One sidecar. A new configuration (SIGHUP) gets new stages; what was known of instances is carried over."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path = path
+        self._config = config
+        self._clock = time.monotonic
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._reconciler: Reconciler | None = None
+        self._checker: Checker | None = None
+        self._transaction: Transaction | None = None
+        self._working: Config | None = None
+        self._metrics = Metrics(self._picture)
+
+    async def run(self) -> None:
+        """Start, work, and shut down in order."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        log.info("upstreamd %s starts with %s", __version__, self._path)
+        known = StateFile(self._config.state.dir, clock=self._clock, wall=time.time).load()
+        saved = replace(known, generation=max(known.generation, *_generations(self._config), 0))
+        while not self._stop.is_set():
+            self._reload.clear()
+            try:
+                saved = await self._serve(saved)
+            except UpstreamdError as error:
+                if self._working is None or self._working is self._config:
+                    raise
+                log.error("the new configuration cannot be used and the old one is kept: %s", error)  # noqa: TRY400 - whole sentence
+                self._config = self._working
+        log.info("upstreamd has stopped; nginx keeps what it has")
+
+    async def _serve(self, saved: Saved) -> Saved:
+        """Work with one configuration until told to stop or given another; returns what the next one starts from."""
+        config = self._config
+        state = StateFile(config.state.dir, clock=self._clock, wall=time.time)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(OutputLock([service.output for service in config.services]))
+            if any(service.all_unhealthy == "none" for service in config.services):
+                responder = UnavailableResponder(config.unavailable.listen)
+                await responder.start()
+                stack.push_async_callback(responder.stop)
+            admin = AdminServer(config.admin, picture=self._picture, metrics=self._metrics, clock=self._clock)
+            await admin.start()
+            stack.push_async_callback(admin.stop)
+            discoverers = build(config)
+            for discoverer in discoverers:
+                stack.push_async_callback(discoverer.close)
+            reconciler = self._reconciler = Reconciler(
+                config,
+                transaction=self._same_transaction(config),
+                clock=self._clock,
+                sources=tuple(discoverer.name for discoverer in discoverers),
+                saved=saved,
+                applied=self._metrics.applied,
+                persist=state.save,
+            )
+            checker = self._checker = Checker(
+                {service.name: service.health for service in config.services},
+                clock=self._clock,
+                on_health=reconciler.health_changed,
+                on_probe=self._metrics.probed,
+                known=self._checker.snapshot() if self._checker is not None else None,
+            )
+            reconciler.situation.attach(checker)
+            stages = [asyncio.create_task(checker.run(), name="check")]
+            stages += [asyncio.create_task(reconciler.run(), name="reconcile")]
+            for discoverer in discoverers:
+                following = follow(
+                    discoverer,
+                    reconciler.situation.source_changed,
+                    self._clock,
+                    saved=saved.snapshots.get(discoverer.name),
+                    on_error=self._metrics.source_failed,
+                )
+                stages.append(asyncio.create_task(following, name=discoverer.name))
+            self._working = config
+            try:
+                await self._until_told(stages)
+            finally:
+                await _end(stages)
+                carried = reconciler.carried()
+                state.save(carried)
+        return carried
+
+    def _same_transaction(self, config: Config) -> Transaction:
+        """The transaction, with what it knows to be confirmed, unless the settings it works by have changed."""
+        before = self._working
+        if self._transaction is None or before is None or (before.nginx, before.apply) != (config.nginx, config.apply):
+            self._transaction = Transaction(config.nginx, config.apply, clock=self._clock)
+        return self._transaction
+
+    async def _until_told(self, stages: list[asyncio.Task[None]]) -> None:
+        """Return when told to stop or when a new, good configuration is there; raises what a stage raised."""
+        while not self._stop.is_set():
+            stop = asyncio.create_task(self._stop.wait())
+            again = asyncio.create_task(self._reload.wait())
+            try:
+                done, _ = await asyncio.wait([stop, again, *stages], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                stop.cancel()
+                again.cancel()
+            for task in done.intersection(stages):
+                task.result()
+                raise UpstreamdError(f"the {task.get_name()} stage has ended by itself; this is a defect of upstreamd")
+            if self._reload.is_set():
+                self._reload.clear()
+                if self._read_again():
+                    return
+
+    def _read_again(self) -> bool:
+        """Read the configuration anew; a bad one is refused as a whole and the old one kept."""
+        try:
+            self._config = load(self._path)
+        except ConfigError as error:
+            for problem in error.problems:
+                # the sentence is for the operator who wrote the file; a traceback would tell nothing more
+                log.error("the new configuration is refused and the old one kept: %s", problem)  # noqa: TRY400
+            return False
+        configure(self._config.log)
+        log.info("the configuration was read again from %s", self._path)
+        return True
+
+    def _picture(self) -> Picture:
+        return self._reconciler.picture() if self._reconciler is not None else Picture()
+
+
+async def _end(stages: list[asyncio.Task[None]]) -> None:
+    """End discovery and checks at once, and an apply under way when it is done or its patience is over."""
+    for stage in stages:
+        stage.cancel()
+    done, late = await asyncio.wait(stages, timeout=SHUTDOWN_PATIENCE)
+    for stage in late:
+        log.warning("the %s stage did not end within %g s", stage.get_name(), SHUTDOWN_PATIENCE)
+    for stage in done:
+        if not stage.cancelled() and (error := stage.exception()) is not None:
+            log.error("the %s stage failed: %s", stage.get_name(), error, exc_info=error)
+
+
+def _generations(config: Config) -> list[int]:
+    """The generations that the output files already carry, so that numbers go on after a lost state."""
+    markers = [marker_on_disk(service.output) for service in config.services]
+    return [marker.generation for marker in markers if marker is not None]

@@ -1,0 +1,123 @@
+"""Who serves: claims and health in, one Decision out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from upstreamd.config import ServiceSettings
+from upstreamd.decide.claim import Claim
+from upstreamd.model import Decision, Endpoint, Health, Member, Server, State, Status, Upstream
+
+_WITHOUT_BACKUP = ("hash", "ip_hash", "random")
+_STATES = {
+    Status.CHECKING: State.CHECKING,
+    Status.HEALTHY: State.HEALTHY,
+    Status.UNHEALTHY: State.UNHEALTHY,
+}
+_UNKNOWN = Health()
+
+
+def decide(
+    settings: ServiceSettings,
+    claims: Sequence[Claim],
+    health: Mapping[Endpoint, Health],
+    before: Upstream | None,
+    *,
+    unavailable: Endpoint,
+    refused: Sequence[str] = (),
+) -> Decision:
+    """Decide who serves one service.
+
+    `before` is the upstream decided last (or saved by an earlier run), which `all_unhealthy = "keep"` falls back
+    on; `unavailable` is where our 503 responder listens; `refused` are conflicts to be shown with the service.
+    The upstream of the result always has a server that is not a backup; it is None where nothing is known yet,
+    so that nginx keeps what it has.
+    """
+    states = [(claim, *_state(claim, health.get(claim.instance.endpoint, _UNKNOWN))) for claim in claims]
+    healthy = [claim for claim, state, _, _ in states if state is State.HEALTHY]
+    settled = [claim for claim, state, _, _ in states if state in (State.HEALTHY, State.UNHEALTHY)]
+    panic = bool(settled) and len(healthy) * 100 < settings.panic_threshold * len(settled)
+    chosen = settled if panic else healthy
+    alarms = list(refused)
+    if panic:
+        alarms.append(
+            f"{settings.name} is in panic: {len(healthy)} of {len(settled)} instances are healthy, less than"
+            f" {settings.panic_threshold} %, so all {len(settled)} serve"
+        )
+    if chosen:
+        servers = _servers(settings, chosen)
+    else:
+        servers, sentence = _last_resort(settings, claims, settled, before, unavailable)
+        if sentence:
+            alarms.append(sentence)
+    serving = {server.endpoint for server in servers}
+    members = tuple(
+        Member(claim.instance, claim.source, state, claim.instance.endpoint in serving, reason, since)
+        for claim, state, reason, since in states
+    )
+    upstream = _upstream(settings, servers) if servers else None
+    return Decision(settings.name, upstream, members, panic, tuple(alarms))
+
+
+def _state(claim: Claim, health: Health) -> tuple[State, str, float]:
+    instance = claim.instance
+    if instance.draining:
+        return State.DRAINING, f"{claim.source} asks to drain it", health.since
+    if instance.withheld:
+        return State.UNHEALTHY, instance.withheld, health.since
+    return _STATES[health.status], health.reason, health.since
+
+
+def _servers(settings: ServiceSettings, claims: Sequence[Claim]) -> tuple[Server, ...]:
+    """The claims as servers; backups become primaries where there is no primary, and wait outside the upstream
+    where its method knows no backup (ngx_http_upstream_module: not with hash, ip_hash and random)."""
+    primaries = [claim for claim in claims if not claim.instance.backup]
+    if not primaries:
+        return tuple(sorted(_server(settings, claim, backup=False) for claim in claims))
+    method = settings.method if settings.layout == "upstream" else ""
+    if method.startswith(_WITHOUT_BACKUP):
+        claims = primaries
+    return tuple(sorted(_server(settings, claim, backup=claim.instance.backup) for claim in claims))
+
+
+def _server(settings: ServiceSettings, claim: Claim, *, backup: bool) -> Server:
+    instance = claim.instance
+    return Server(
+        instance.address,
+        instance.port,
+        weight=instance.weight,
+        backup=backup,
+        max_fails=settings.max_fails,
+        fail_timeout=settings.fail_timeout,
+    )
+
+
+def _last_resort(
+    settings: ServiceSettings,
+    claims: Sequence[Claim],
+    settled: Sequence[Claim],
+    before: Upstream | None,
+    unavailable: Endpoint,
+) -> tuple[tuple[Server, ...], str]:
+    """What serves where no instance is healthy, and the sentence that says so."""
+    name = settings.name
+    if settled and settings.all_unhealthy == "all":
+        return _servers(settings, settled), (
+            f"{name} has no healthy instance; all {len(settled)} serve (all_unhealthy = all)"
+        )
+    if settled and settings.all_unhealthy == "none":
+        server = Server(unavailable.address, unavailable.port, max_fails=0)
+        return (server,), f"{name} has no healthy instance; nginx answers 503 (all_unhealthy = none)"
+    if before is None:
+        return (), f"{name} has no healthy instance yet; nginx keeps the configuration it has" if settled else ""
+    present = {claim.instance.endpoint for claim in claims if not claim.instance.draining}
+    kept = [server for server in before.servers if server.endpoint in present] or list(before.servers)
+    if all(server.backup for server in kept):
+        kept = list(before.servers)
+    return tuple(kept), f"{name} has no healthy instance; the last good {len(kept)} keep serving (all_unhealthy = keep)"
+
+
+def _upstream(settings: ServiceSettings, servers: tuple[Server, ...]) -> Upstream:
+    if settings.layout == "servers":
+        return Upstream(settings.name, servers)
+    return Upstream(settings.name, servers, "upstream", settings.method, settings.keepalive, settings.zone)

@@ -1,0 +1,149 @@
+"""What survives a restart: the last good snapshot of every source, what was served, and who owns which endpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from upstreamd.model import Clock, Endpoint, Instance, Server, Snapshot, Upstream
+
+log = logging.getLogger("upstreamd.state")
+
+VERSION = 1
+MAX_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The state between two runs."""
+
+    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
+    upstreams: Mapping[str, Upstream] = field(default_factory=dict)
+    owners: Mapping[Endpoint, str] = field(default_factory=dict)
+    generation: int = 0
+
+
+class _SavedSource(msgspec.Struct, frozen=True):
+    taken_at: float
+    instances: list[Instance]
+
+
+class _SavedUpstream(msgspec.Struct, frozen=True):
+    servers: list[Server]
+
+
+class _File(msgspec.Struct, frozen=True):
+    version: int
+    generation: int = 0
+    sources: dict[str, _SavedSource] = {}
+    upstreams: dict[str, _SavedUpstream] = {}
+    owners: list[tuple[str, int, str]] = []
+
+
+class _Version(msgspec.Struct, frozen=True):
+    version: int
+
+
+class StateFile:
+    """`state.json` in the state directory: small, versioned, replaced atomically.
+
+    `wall` is the wall clock in seconds (ages must survive a reboot, which a monotonic clock does not).
+    An empty `directory` keeps nothing.
+    """
+
+    def __init__(self, directory: str, *, clock: Clock, wall: Callable[[], float]) -> None:
+        self._path = Path(directory) / "state.json" if directory else None
+        self._clock = clock
+        self._wall = wall
+        self._complained = False
+
+    def load(self) -> Saved:
+        """The saved state; an unusable file is put aside, and said so. Never raises."""
+        if self._path is None:
+            return Saved()
+        try:
+            if self._path.stat().st_size > MAX_BYTES:
+                return self._quarantine(f"it is larger than {MAX_BYTES} bytes")
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return Saved()
+        except OSError as error:
+            log.warning("the saved state %s cannot be read (%s); starting without it", self._path, error.strerror)
+            return Saved()
+        try:
+            version = msgspec.json.decode(content, type=_Version).version
+            if version > VERSION:
+                return self._quarantine(f"it was written by a newer upstreamd (version {version} of the format)")
+            return self._restore(msgspec.json.decode(content, type=_File))
+        except (msgspec.MsgspecError, ValueError) as error:
+            return self._quarantine(f"it is damaged ({error})")
+
+    def save(self, saved: Saved) -> None:
+        """Replace the file. A failure is reported once until a save succeeds again; it never stops the program."""
+        if self._path is None:
+            return
+        now, wall = self._clock(), self._wall()
+        sources = {
+            name: _SavedSource(wall - (now - snapshot.taken_at), sorted(snapshot.instances))
+            for name, snapshot in saved.snapshots.items()
+        }
+        upstreams = {name: _SavedUpstream(list(upstream.servers)) for name, upstream in saved.upstreams.items()}
+        owners = [(endpoint.address, endpoint.port, owner) for endpoint, owner in saved.owners.items()]
+        content = msgspec.json.encode(_File(VERSION, saved.generation, sources, upstreams, owners))
+        try:
+            _replace(self._path, content)
+            self._complained = False
+        except OSError as error:
+            if not self._complained:
+                log.warning(
+                    "the state cannot be saved to %s (%s); a restart would begin without the last good set;"
+                    " make the directory writable or set state.dir",
+                    self._path,
+                    error.strerror,
+                )
+            self._complained = True
+
+    def _restore(self, file: _File) -> Saved:
+        now, wall = self._clock(), self._wall()
+        return Saved(
+            {
+                name: Snapshot(name, frozenset(source.instances), now - max(0.0, wall - source.taken_at))
+                for name, source in file.sources.items()
+            },
+            {name: Upstream(name, tuple(upstream.servers)) for name, upstream in file.upstreams.items()},
+            {Endpoint(address, port): owner for address, port, owner in file.owners},
+            file.generation,
+        )
+
+    def _quarantine(self, reason: str) -> Saved:
+        assert self._path is not None  # noqa: S101 - only called after the path was read
+        aside = self._path.with_name(f"state.json.unusable-{int(self._wall())}")
+        try:
+            self._path.replace(aside)
+        except OSError as error:
+            log.warning(
+                "the saved state %s is not used: %s; it cannot be moved: %s", self._path, reason, error.strerror
+            )
+        else:
+            log.warning("the saved state is not used: %s; it was moved to %s and is rebuilt", reason, aside)
+        return Saved()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".state-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
