@@ -108,7 +108,8 @@ def _section(
     for name, raw in table.items():
         where = f"{path}.{name}" if path else name
         if name not in fields:
-            problems.append(Problem(where, _show(raw), _unknown(name, fields, path)))
+            known = [*fields, "services"] if not path else list(fields)
+            problems.append(Problem(where, _show(raw), _unknown(name, known, path)))
         elif "read" in fields[name].metadata:
             values[name] = _leaf(fields[name], raw, where, problems)
         elif not isinstance(raw, dict):
@@ -146,7 +147,7 @@ def _as_toml(raw: str) -> list[object]:
         return []
 
 
-def _unknown(name: str, known: Mapping[str, object], path: str) -> str:
+def _unknown(name: str, known: list[str], path: str) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if near:
         return f"unknown key; did you mean {near[0]}?"

@@ -58,10 +58,11 @@ class ApplySettings:
 
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
-    """The admin server."""
+    """The admin server. `hosts` are names it may be addressed by, beside localhost and every IP address."""
 
     listen: Listen = setting("127.0.0.1:9145", listen)
     token_file: str = setting("", text(*_PATH))
+    hosts: tuple[str, ...] = setting([], texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,9 @@ def _last_resort(
     kept = [server for server in before.servers if server.endpoint in present] or list(before.servers)
     if all(server.backup for server in kept):
         kept = list(before.servers)
-    return tuple(kept), f"{name} has no healthy instance; the last good {len(kept)} keep serving (all_unhealthy = keep)"
+    return tuple(
+        sorted(kept)
+    ), f"{name} has no healthy instance; the last good {len(kept)} keep serving (all_unhealthy = keep)"
 
 
 def _upstream(settings: ServiceSettings, servers: tuple[Server, ...]) -> Upstream:

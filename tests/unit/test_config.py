@@ -1,0 +1,140 @@
+"""What an operator may write, and what they are told where it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from upstreamd.config import Config, load, parse
+from upstreamd.errors import ConfigError
+
+FILE_SOURCE = '[services.app.file]\npaths = ["/etc/upstreamd/*.json"]\n'
+
+
+def problems(content: str, environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(content, environ)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def only_service(config: Config) -> object:
+    (service,) = config.services
+    return service
+
+
+def test_a_minimal_file_gets_the_documented_defaults() -> None:
+    """A service with a source is enough; the rest has the defaults of docs/configuration.md."""
+    (service,) = parse(FILE_SOURCE).services
+    assert service.output == "/etc/nginx/upstream.conf"
+    assert (service.health.interval, service.health.timeout, service.health.rise, service.health.fall) == (2, 1, 2, 3)
+    assert service.health.expect_json == (("status", "healthy"),)
+    assert [str(network) for network in service.allow] == ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
+
+
+def test_every_problem_is_named_in_one_pass() -> None:
+    """All mistakes are reported together, each with key path, value, reason and remedy."""
+    found = problems(
+        FILE_SOURCE
+        + '[services.app.health]\ninterval = "2x"\nrise = 0\nexpect_status = "2oo"\n[nginx]\nvalidate = "yes"\n'
+        + '[admin]\nlisten = "localhost:1"\n'
+    )
+    assert found == [
+        'services.app.health.interval = "2x": not a duration; write it like "500ms", "2s" or "1m"',
+        "services.app.health.rise = 0: must be between 1 and 100",
+        (
+            'services.app.health.expect_status = "2oo": \'2oo\' is not a status code or range; write it like "200" or '
+            '"200-299,304"'
+        ),
+        'nginx.validate = "yes": must be true or false, without quotes',
+        (
+            'admin.listen = "localhost:1": \'localhost\' is not an IP address; write it like "127.0.0.1:9145", '
+            '"[::1]:9145" or "unix:/run/upstreamd/admin.sock"'
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "path", "suggestion"),
+    [
+        ('[nginx]\nbinry = "nginx"\n', "nginx.binry", "did you mean binary?"),
+        ("[servces.app]\n", "servces", "did you mean services?"),
+        ("[services.app.helth]\n", "services.app.helth", "did you mean health?"),
+        ("[services.app.health]\nzzzzzz = 1\n", "services.app.health.zzzzzz", "services.app.health knows path,"),
+    ],
+)
+def test_an_unknown_key_suggests_the_nearest(content: str, path: str, suggestion: str) -> None:
+    """A typing mistake is an error that names the key meant."""
+    assert any(line.startswith(path) and suggestion in line for line in problems(FILE_SOURCE + content))
+
+
+def test_the_environment_overrides_the_file() -> None:
+    """UPSTREAMD__SECTION__KEY replaces what the file says, whatever the type of the key."""
+    config = parse(
+        FILE_SOURCE,
+        {
+            "UPSTREAMD__SERVICES__APP__HEALTH__INTERVAL": "5s",
+            "UPSTREAMD__SERVICES__APP__HEALTH__EXPECT_STATUS": "204",
+            "UPSTREAMD__SERVICES__APP__ALLOW": '["127.0.0.0/8"]',
+            "UPSTREAMD__NGINX__VALIDATE": "false",
+            "UPSTREAMD__NGINX__BINARY": "/opt/nginx",
+            "UPSTREAMD__APPLY__MAX_DRAINING_WORKERS": "3",
+        },
+    )
+    (service,) = config.services
+    assert service.health.interval == 5
+    assert service.health.expect_status == ((204, 204),)
+    assert [str(network) for network in service.allow] == ["127.0.0.0/8"]
+    assert config.nginx.validate is False
+    assert config.nginx.binary == "/opt/nginx"
+    assert config.apply.max_draining_workers == 3
+
+
+def test_a_bad_environment_variable_is_named_like_a_key() -> None:
+    """A wrong value in the environment is reported under the key it stands for."""
+    found = problems(FILE_SOURCE, {"UPSTREAMD__SERVICES__APP__HEALTH__RISE": "many"})
+    assert found == ["services.app.health.rise = many: must be a whole number between 1 and 100"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "services: none is declared; add [services.NAME] with a source"),
+        ("[services.app]\n", "services.app: has no source; add [services.app.consul]"),
+        ("[services.app.consul]\n", "services.app.consul.service: is missing"),
+        ('[services."a b"]\n', "services.a b: a service's name has letters"),
+        (FILE_SOURCE + '[services.b]\n[services.b.file]\npaths=["/x"]\n', "is also the output of services.app"),
+        (FILE_SOURCE + '[admin]\nlisten = "0.0.0.0:9145"\n', "set admin.token_file, or listen on 127.0.0.1"),
+        (FILE_SOURCE + '[services.app]\nallow = ["10.0.0.1/8"]\n', "has host bits set"),
+        (FILE_SOURCE + "[services.app]\nallow = []\n", "must name at least one range"),
+        (FILE_SOURCE + '[services.app]\nmethod = "hash $x; evil"\n', "services.app.method"),
+        (FILE_SOURCE + '[services.app.health]\npath = "/a b"\n', "services.app.health.path"),
+        (FILE_SOURCE + '[services.app.health.headers]\nConnection = "close"\n', "is set by the prober itself"),
+        (FILE_SOURCE + '[services.app.health.headers]\nX = "a\\nb"\n', "must be plain ASCII text on one line"),
+        (FILE_SOURCE + '[services.app.health]\ninterval = "1s"\ntimeout = "11s"\n', "more than ten times the interval"),
+        ("this is not toml", "upstreamd.toml: is not TOML"),
+    ],
+)
+def test_bad_configurations_are_refused_with_a_remedy(content: str, expected: str) -> None:
+    """What cannot work is refused before anything runs, in a sentence that says what to do."""
+    if content.count("[services.app]") and content.startswith(FILE_SOURCE):
+        content = content.removeprefix(FILE_SOURCE) + FILE_SOURCE
+    assert any(expected in line for line in problems(content)), problems(content)
+
+
+def test_a_missing_file_says_how_to_name_one(tmp_path: Path) -> None:
+    """Without a configuration file the operator is told how to give one."""
+    with pytest.raises(ConfigError, match="no such file; name yours with -c FILE or UPSTREAMD_CONFIG"):
+        load(tmp_path / "absent.toml", {})
+
+
+def test_a_token_lets_the_admin_server_listen_elsewhere() -> None:
+    """An address other machines reach is accepted once changes need a token."""
+    config = parse(FILE_SOURCE + '[admin]\nlisten = "0.0.0.0:9145"\ntoken_file = "/run/secrets/token"\n')
+    assert str(config.admin.listen) == "0.0.0.0:9145"
+
+
+def test_nested_json_expectations_are_dotted_paths() -> None:
+    """A table in expect_json means the same as a dotted path, and keeps the type of its value."""
+    config = parse(FILE_SOURCE + "[services.app.health.expect_json]\ndb = { ready = true }\n")
+    assert config.services[0].health.expect_json == (("db.ready", True),)

@@ -1,0 +1,72 @@
+"""What survives a restart, and what happens to a state that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from upstreamd.model import Endpoint, Instance, Server, Snapshot, Upstream
+from upstreamd.state import Saved, StateFile
+
+SAVED = Saved(
+    {"docker": Snapshot("docker", frozenset({Instance("app", "10.0.0.1", 3000, version="blue", id="abc")}), 100.0)},
+    {"app": Upstream("app", (Server("10.0.0.1", 3000, weight=2),))},
+    {Endpoint("10.0.0.1", 3000): "docker:abc"},
+    41,
+)
+
+
+def state_file(directory: Path, *, clock: float = 100.0, wall: float = 5000.0) -> StateFile:
+    return StateFile(str(directory), clock=lambda: clock, wall=lambda: wall)
+
+
+def test_what_was_saved_is_restored(tmp_path: Path) -> None:
+    """Snapshots, upstreams, owners and the generation survive."""
+    state_file(tmp_path).save(SAVED)
+    assert state_file(tmp_path).load() == SAVED
+
+
+def test_the_age_of_a_snapshot_survives_a_reboot(tmp_path: Path) -> None:
+    """The monotonic clock starts anew at boot; the age is kept by the wall clock."""
+    state_file(tmp_path, clock=100.0, wall=5000.0).save(SAVED)
+    restored = state_file(tmp_path, clock=3.0, wall=5060.0).load()
+    assert restored.snapshots["docker"].taken_at == 3.0 - 60.0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version":1,"sources":7}', b"\x00\xff", b"[]"])
+def test_a_damaged_file_is_put_aside(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A truncated or foreign file never stops the start; it is moved away and the operator told where."""
+    (tmp_path / "state.json").write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert state_file(tmp_path).load() == Saved()
+    assert "it was moved to" in caplog.text
+    assert [path.read_bytes() for path in tmp_path.glob("state.json.unusable-*")] == [content]
+
+
+def test_a_newer_format_is_put_aside_not_misread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file of a newer version is kept for the newer program."""
+    (tmp_path / "state.json").write_text(json.dumps({"version": 99}))
+    with caplog.at_level(logging.WARNING):
+        assert state_file(tmp_path).load() == Saved()
+    assert "written by a newer upstreamd" in caplog.text
+
+
+def test_a_directory_that_cannot_be_written_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Saving fails aloud but only once, and the program goes on."""
+    blocked = tmp_path / "file"
+    blocked.write_text("not a directory")
+    state = state_file(blocked / "state")
+    with caplog.at_level(logging.WARNING):
+        state.save(SAVED)
+        state.save(SAVED)
+    assert caplog.text.count("the state cannot be saved") == 1
+
+
+def test_no_directory_keeps_nothing() -> None:
+    """state.dir = "" means that nothing is kept, without complaint."""
+    state = StateFile("", clock=lambda: 0.0, wall=lambda: 0.0)
+    state.save(SAVED)
+    assert state.load() == Saved()
