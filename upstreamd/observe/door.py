@@ -1,0 +1,127 @@
+"""The admin server's door: who is let in, how many at a time, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from upstreamd.observe.answer import problem
+
+MAX_CONNECTIONS = 32
+MAX_LINE = 4096
+MAX_FIELD = 4096
+LINGER = 0.5
+"""Seconds for which a body nobody asked for is read and dropped, so that its sender gets to see the answer."""
+
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::\d{1,5})?")
+
+
+class Conversation(RequestHandler):
+    """One connection. What is no HTTP is answered in the form of every other error, and not worth a log line."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Called by aiohttp where a request cannot be read, or where answering it went wrong."""
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        return problem(status, "this is no HTTP request that can be understood, or a line of it is too long")
+
+
+class Doorkeeper(web.Server):
+    """Lets in a bounded number of connections, each for a bounded time (`patience`, seconds).
+
+    Where one too many comes, the oldest goes: those who hold connections open without asking are the oldest.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        patience: float,
+        most: int = MAX_CONNECTIONS,
+    ) -> None:
+        super().__init__(handler)
+        self._patience = patience
+        self._most = most
+        self._inside: dict[RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}
+
+    def __call__(self) -> RequestHandler:
+        """The protocol of a new connection; called by the event loop."""
+        return Conversation(
+            self,
+            loop=asyncio.get_running_loop(),
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_FIELD,
+            lingering_time=LINGER,
+            auto_decompress=False,
+            keepalive_timeout=self._patience,
+        )
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """Called by aiohttp for each new connection."""
+        super().connection_made(handler, transport)
+        if len(self._inside) >= self._most:
+            oldest, ends = self._inside.pop(next(iter(self._inside)))
+            ends.cancel()
+            oldest.abort()
+        ends = asyncio.get_running_loop().call_later(self._patience, transport.abort)
+        self._inside[handler] = (transport, ends)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        """Called by aiohttp when a connection is gone."""
+        if handler in self._inside:
+            self._inside.pop(handler)[1].cancel()
+        super().connection_lost(handler, exc)
+
+
+def refusal(request: web.BaseRequest, names: tuple[str, ...]) -> tuple[int, str] | None:
+    """Why `request` is not answered, as status and sentence; None where it is welcome.
+
+    A page in an operator's browser can reach this server under a name of its own (DNS rebinding) or across
+    origins; neither carries a Host of ours together with our own Origin. `names` are host names that are ours
+    beside `localhost` and every IP literal.
+    """
+    hosts = request.headers.getall("Host", [])
+    if len(hosts) > 1 or (not hosts and request.version >= (1, 1)):
+        return 400, "a request needs exactly one Host field (RFC 9112, section 3.2)"
+    for host in (hosts[0], request.host) if hosts else ():  # a request line with a whole URL names a host as well
+        if not _is_ours(host, names):
+            return 403, f"{host[:100]!r} is not a name of this server; use an IP address, or add it to admin.hosts"
+    for origin in request.headers.getall("Origin", []):
+        if not hosts or _authority(origin) != hosts[0].lower():
+            return 403, f"requests from {origin[:100]!r} are not answered; ask this server from its own origin"
+    return None
+
+
+def _is_ours(host: str, names: tuple[str, ...]) -> bool:
+    match = _HOST.fullmatch(host)
+    name = (match[1] or match[2]).lower() if match else host
+    if name == "localhost" or name in {known.lower() for known in names}:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _authority(origin: str) -> str:
+    """The host and port of an Origin; empty for `null` and for what is none (RFC 6454, section 7)."""
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return ""
+    return parts.netloc.lower() if parts.scheme in {"http", "https"} else ""
