@@ -1,0 +1,47 @@
+# Everything happens in .venv beside this file; nothing else on the machine is changed.
+# The network is needed once, to fill .venv; after that only where pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+ARGS   ?=
+IMAGE  ?= upstreamd:local
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench image clean environment environment-dev
+
+help:
+	@echo 'make demo    the whole product on this machine; ARGS="--duration 20" and the like are passed on'
+	@echo 'make test    make check, then every test this machine can run; PYTEST_ARGS are passed on'
+	@echo 'make check   format, lint, types, import contracts'
+	@echo 'make bench   comparisons with peers; ARGS are passed on'
+	@echo 'make image   the container image $(IMAGE)'
+	@echo 'make clean   remove .venv and what builds and tests left'
+	@echo
+	@echo 'PYTHON=/path/to/python3.12 chooses the interpreter (3.11 or later).'
+
+demo: environment
+	@.venv/bin/python -m upstreamd demo $(ARGS)
+
+test: check
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+check: environment-dev
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m mypy
+	.venv/bin/lint-imports
+
+bench: environment-dev
+	@.venv/bin/python bench/probe.py $(ARGS)
+
+image:
+	docker build --tag $(IMAGE) .
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What .venv holds is named in it, with a checksum of what it was made from: it is filled again only where that changed.
+environment:
+	@PYTHON='$(PYTHON)' sh deploy/environment.sh demo
+environment-dev:
+	@PYTHON='$(PYTHON)' sh deploy/environment.sh dev
