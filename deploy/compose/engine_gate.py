@@ -1,8 +1,9 @@
-"""The Docker engine's API, cut down to what upstreamd reads: lists of containers and networks, and events.
+"""The Docker engine's API, cut down to what upstreamd reads: the list of running containers, and events.
 
 Whoever may connect to the engine's socket is root on its host, and mounting the socket read-only changes nothing about
 that. So upstreamd does not get the socket: this gate, without network and without capabilities, holds it and passes on
-GET requests for the few paths below. Everything else is answered 403.
+GET requests for the few paths below. Everything else is answered 403, also looking into one container, which would show
+its environment and the secrets there; upstreamd asks for that only where it has to guess a container's network.
 
 engine_gate.py ENGINE_SOCKET GATE_SOCKET
 """
@@ -20,9 +21,7 @@ from pathlib import Path
 
 HEAD_BYTES = 16 * 1024
 HEAD_SECONDS = 5.0
-PASSED = re.compile(
-    rb"(GET|HEAD) ((?:/v1\.\d{1,3})?/(?:_ping|version|events|containers/json|networks)(?:\?[!-~]*)?) HTTP/1\.[01]\r\n"
-)
+PASSED = re.compile(rb"(GET|HEAD) ((?:/v1\.\d{1,3})?/(?:_ping|events|containers/json)(?:\?[!-~]*)?) HTTP/1\.[01]\r\n")
 
 
 class Gate:
@@ -39,7 +38,7 @@ class Gate:
             passed = PASSED.match(head)
             if passed is None:
                 print(f"refused: {head.splitlines()[0][:200]!r}", file=sys.stderr, flush=True)
-                writer.write(_refusal("403 Forbidden", "the gate passes lists of containers and networks, and events"))
+                writer.write(_refusal("403 Forbidden", "the gate passes the list of containers and events"))
             else:
                 await self._pass_on(passed[1], passed[2], reader, writer)
             await writer.drain()
