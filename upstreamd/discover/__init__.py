@@ -1,1 +1,7 @@
 """Discover: where the instances are."""
+
+from upstreamd.discover.follow import follow
+from upstreamd.discover.source import Binding, Discoverer
+from upstreamd.discover.table import build
+
+__all__ = ["Binding", "Discoverer", "build", "follow"]

@@ -26,6 +26,10 @@ class Discoverer(Protocol):
     def name(self) -> str:
         """The key of this source in `/v1/status`: its kind, and the service where there are several."""
 
+    @property
+    def services(self) -> frozenset[str]:
+        """The services it feeds; what an earlier run knew of others is forgotten."""
+
     async def discover(self) -> Answer:
         """Return the complete set, waiting until it may have changed; the first call returns at once.
 

@@ -1,0 +1,198 @@
+"""Files: Prometheus file_sd, watched. Directories are watched, so that a renamed or swapped file is seen too."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchfiles import awatch
+
+from upstreamd.config import FileSource
+from upstreamd.discover import file_sd
+from upstreamd.discover.admit import answered
+from upstreamd.discover.source import Binding
+from upstreamd.errors import DiscoveryError
+from upstreamd.model import Answer
+
+MAX_BYTES = 16 * 1024 * 1024
+MAX_FILES = 1000
+
+_SECONDS_BETWEEN_READS = 5.0  # without any news: a watch can be lost (a directory swapped, inotify exhausted)
+_STEP = 30  # milliseconds of quiet that end a change; the watching thread wakes as often
+_DEBOUNCE = 300  # milliseconds after which a change is told although more follow
+
+_log = logging.getLogger("upstreamd.discover")
+logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every change at level info
+
+_Directory = tuple[str, int, int]  # path, device, inode
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """One reading: the bytes of every file, their digest, and the directories whose changes matter."""
+
+    files: tuple[tuple[str, bytes], ...]
+    digest: bytes
+    directories: frozenset[_Directory]
+
+
+class FileDiscoverer:
+    """The targets of the files that `paths` name or match. A call blocks until their bytes change; every few
+    seconds it answers anyway, which shows that they have been read."""
+
+    def __init__(self, name: str, binding: Binding, source: FileSource) -> None:
+        self.name = name
+        self.services = frozenset({binding.service})
+        self._binding = binding
+        self._paths = source.paths
+        self._watch: _Watch | None = None
+        self._known: tuple[bytes, Answer] | None = None
+
+    async def discover(self) -> Answer:
+        """The complete set; see Discoverer."""
+        known, self._known = self._known, None  # a call that fails leaves none, so that the next returns at once
+        news = True
+        contents = await self._read() if known is None else None
+        while contents is None or (known and news and contents.digest == known[0]):
+            news = await self._changed()
+            contents = await self._read()
+        if known is None or contents.digest != known[0]:
+            known = contents.digest, await asyncio.to_thread(self._parsed, contents)
+        self._known = known
+        return known[1]
+
+    async def close(self) -> None:
+        """Ends the watch."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await watch.close()
+
+    async def _changed(self) -> bool:
+        """Waits for news of the directories, or for the next reading; False without news."""
+        if self._watch is None:
+            await asyncio.sleep(_SECONDS_BETWEEN_READS)
+            return False
+        return await self._watch.news(_SECONDS_BETWEEN_READS)
+
+    async def _read(self) -> _Contents:
+        contents = await asyncio.to_thread(_read, self._paths)
+        if self._watch is not None and self._watch.directories == contents.directories:
+            return contents
+        await self.close()
+        self._watch = await _Watch.start(contents.directories)
+        return await asyncio.to_thread(_read, self._paths)  # again: something may have changed before the watch
+
+    def _parsed(self, contents: _Contents) -> Answer:
+        groups = [group for path, content in contents.files for group in file_sd.groups(path, content)]
+        instances, skipped = answered(file_sd.instances(groups, self._binding))
+        return Answer(instances, skipped)
+
+
+class _Watch:
+    """News of some directories (not of what lies deeper), from the moment it was started."""
+
+    def __init__(self, directories: frozenset[_Directory]) -> None:
+        self.directories = directories
+        paths = sorted(path for path, _, _ in directories)
+        self._changes = awatch(*paths, watch_filter=None, debounce=_DEBOUNCE, step=_STEP, recursive=False)
+        self._next = asyncio.ensure_future(anext(self._changes))
+        self._lost = False
+
+    @classmethod
+    async def start(cls, directories: frozenset[_Directory]) -> _Watch:
+        """A watch in force."""
+        watch = cls(directories)
+        await asyncio.sleep(0)  # one turn of the loop takes the generator to its wait: inotify is then set up
+        return watch
+
+    async def news(self, within: float) -> bool:
+        """Waits until something changes, at most `within` seconds; False where nothing did."""
+        if self._lost:
+            await asyncio.sleep(within)
+            return False
+        done, _ = await asyncio.wait({self._next}, timeout=within)
+        if not done:
+            return False
+        try:
+            self._next.result()
+        except (OSError, RuntimeError, StopAsyncIteration) as error:
+            self._lost = True
+            paths = ", ".join(sorted(path for path, _, _ in self.directories))
+            _log.warning(
+                "%s cannot be watched (%s); files are read every %g s instead", paths, error, _SECONDS_BETWEEN_READS
+            )
+            return True
+        self._next = asyncio.ensure_future(anext(self._changes))
+        return True
+
+    async def close(self) -> None:
+        """Ends the watch and its thread."""
+        self._next.cancel()
+        await asyncio.wait({self._next})
+        await self._changes.aclose()
+
+
+def _read(paths: Iterable[str]) -> _Contents:
+    """Every file that `paths` name or match. Raises DiscoveryError where there is none, or one cannot be read."""
+    names = sorted({name for path in paths for name in _matches(path)})
+    if not names:
+        raise DiscoveryError(f"no file matches {', '.join(paths)}; write one, or mend the source's paths")
+    if len(names) > MAX_FILES:
+        raise DiscoveryError(f"{len(names)} files match {', '.join(paths)}, more than {MAX_FILES}", kind="too_large")
+    files: list[tuple[str, bytes]] = []
+    digest = hashlib.sha256()
+    left = MAX_BYTES
+    for name in names:
+        content = _content(name, left)
+        left -= len(content)
+        digest.update(f"{name}\0{len(content)}\0".encode("utf-8", "surrogateescape") + content)
+        files.append((name, content))
+    return _Contents(tuple(files), digest.digest(), frozenset(_directories(paths, names)))
+
+
+def _matches(path: str) -> list[str]:
+    return glob.glob(path) if glob.has_magic(path) else [path]  # noqa: PTH207 - Path.glob takes no absolute pattern
+
+
+def _content(name: str, limit: int) -> bytes:
+    try:
+        # O_NONBLOCK: a FIFO in the directory must not hold up the reader
+        with os.fdopen(os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise DiscoveryError(f"{name} is not a regular file; mend the source's paths", kind="malformed")
+            content = opened.read(limit + 1)
+    except OSError as error:
+        kind = "denied" if isinstance(error, PermissionError) else "unreachable"
+        raise DiscoveryError(f"the file {name} cannot be read: {error.strerror}", kind=kind) from error
+    if len(content) > limit:
+        raise DiscoveryError(f"the files up to {name} are larger than {MAX_BYTES} bytes together", kind="too_large")
+    return content
+
+
+def _directories(paths: Iterable[str], names: Iterable[str]) -> Iterator[_Directory]:
+    """Where files appear, are replaced, and (behind symbolic links) really lie."""
+    for path in {*map(_fixed_part, paths), *(Path(name).parent for name in names), *(_real_parent(n) for n in names)}:
+        try:
+            status = path.stat()
+        except OSError:
+            continue  # it went after its files were read: the next reading tells
+        yield str(path), status.st_dev, status.st_ino
+
+
+def _fixed_part(path: str) -> Path:
+    """The directory before the first wildcard."""
+    directory = Path(path).parent
+    while glob.has_magic(str(directory)):
+        directory = directory.parent
+    return directory
+
+
+def _real_parent(name: str) -> Path:
+    return Path(os.path.realpath(name)).parent
