@@ -1,0 +1,148 @@
+"""The status document as lines and tables, ready to print. Pure; every text in it is printable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from upstreamd.cli.ask import Document, UnreachableError
+from upstreamd.observe.printable import printable
+
+ALARM = "! "
+"""What a line begins with that asks for an operator."""
+MAX_SKIPPED = 3
+
+
+class Table(NamedTuple):
+    """Column names and rows of text; the last column may be long."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Sheet(NamedTuple):
+    """Lines and tables, from top to bottom."""
+
+    parts: tuple[str | Table, ...]
+
+
+def sheet(document: Document) -> Sheet:
+    """What `upstreamd status` shows of a status document. Raises UnreachableError where it is none."""
+    try:
+        return _sheet(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = "what answered is not upstreamd, or of another version: its status has another form"
+        raise UnreachableError(reason) from error
+
+
+def _sheet(document: Document) -> Sheet:
+    now = datetime.fromisoformat(document["at"])
+    parts: list[str | Table] = []
+    if not document["ready"]:
+        parts.append(f"{ALARM}not ready: {printable(document['reason'])}")
+    outcome = document.get("outcome")
+    if outcome and outcome["kind"] not in ("applied", "unchanged"):
+        parts.append(f"{ALARM}the last apply was {outcome['kind']}: {printable(outcome['detail'])}")
+    for name, service in document["services"].items():
+        parts += ["", *_service(name, service, now)]
+    parts += ["", *_sources(document["sources"]), "", _nginx(document["nginx"])]
+    return Sheet(tuple(parts[1:] if parts[0] == "" else parts))
+
+
+def plain(page: Sheet) -> str:
+    """Aligned text without colour, nothing cut."""
+    lines: list[str] = []
+    for part in page.parts:
+        lines += [part] if isinstance(part, str) else _aligned(part)
+    return "\n".join(lines)
+
+
+def _aligned(table: Table) -> list[str]:
+    grid = [table.columns, *table.rows]
+    widths = [max(len(row[column]) for row in grid) for column in range(len(table.columns))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in grid]
+
+
+def _service(name: str, service: dict[str, Any], now: datetime) -> list[str | Table]:
+    instances = service["instances"]
+    heading = f"{printable(name)}: {service['serving']} of {len(instances)} serve, generation {service['generation']}"
+    if service["digest"]:
+        heading += f", running {printable(service['digest'])[:12]}"
+    if service.get("applied_at"):
+        heading += f", applied {_since(service['applied_at'], now)} ago"
+    alarms = [f"{ALARM}{printable(alarm)}" for alarm in service["alarms"]]
+    if not instances:
+        return [heading, *alarms]
+    rows = tuple(_instance(instance, now) for instance in instances)
+    columns = ("INSTANCE", "STATE", "SINCE", "PROBED", "VERSION", "SOURCE", "REASON")
+    return [heading, *alarms, _without_empty(Table(columns, rows), "VERSION")]
+
+
+def _instance(instance: dict[str, Any], now: datetime) -> tuple[str, ...]:
+    address, port = printable(instance["address"]), instance["port"]
+    state = printable(instance["state"])
+    if instance["serving"] != (state == "healthy"):
+        state += ", serves" if instance["serving"] else ", out"
+    probe = instance.get("probe")
+    return (
+        f"[{address}]:{port}" if ":" in address else f"{address}:{port}",
+        state,
+        _since(instance["since"], now) if instance["since"] else "-",
+        duration(probe["age_seconds"]) if probe else "-",
+        printable(instance["version"]),
+        printable(instance["source"]),
+        printable(instance["reason"]),
+    )
+
+
+def _sources(sources: dict[str, Any]) -> list[str | Table]:
+    rows: list[tuple[str, ...]] = []
+    skipped: list[str | Table] = []
+    for name, source in sources.items():
+        age = "-" if source["age_seconds"] is None else duration(source["age_seconds"])
+        state = "ok" if source["ok"] else "failing"
+        rows.append((printable(name), state, age, str(source["instances"]), printable(source["error"])))
+        skipped += _skipped(printable(name), source)
+    return [Table(("SOURCE", "STATE", "AGE", "INSTANCES", "ERROR"), tuple(rows)), *skipped]
+
+
+def _skipped(name: str, source: dict[str, Any]) -> list[str]:
+    """The entries of a source that were refused; only the first few, for there may be thousands."""
+    shown = source["skipped"][:MAX_SKIPPED]
+    lines = [f"{ALARM}{name} skips {printable(entry['entry'])}: {printable(entry['reason'])}" for entry in shown]
+    more = source["skipped_count"] - len(shown)
+    return [*lines, f"{ALARM}{name} skips {more} more"] if more else lines
+
+
+def _nginx(nginx: dict[str, Any]) -> str:
+    if nginx["problem"]:
+        return f"{ALARM}nginx: {printable(nginx['problem'])}"
+    draining = f", {nginx['draining']} draining" if nginx["draining"] else ""
+    return f"nginx {printable(nginx['version'])}, master {nginx['master']}, {nginx['workers']} workers{draining}"
+
+
+def _without_empty(table: Table, column: str) -> Table:
+    """`table` without `column` where no row has anything in it."""
+    at = table.columns.index(column)
+    if any(row[at] for row in table.rows):
+        return table
+
+    def cut(row: Sequence[str]) -> tuple[str, ...]:
+        return (*row[:at], *row[at + 1 :])
+
+    return Table(cut(table.columns), tuple(cut(row) for row in table.rows))
+
+
+def _since(moment: str, now: datetime) -> str:
+    return duration((now - datetime.fromisoformat(moment)).total_seconds())
+
+
+def duration(seconds: float) -> str:
+    """A time a person takes in at a glance: `0.4s`, `12s`, `3m`, `2h`, `5d`."""
+    if seconds < 1:
+        return f"{max(0.0, seconds):.1f}s"
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"

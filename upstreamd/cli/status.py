@@ -1,0 +1,105 @@
+"""Who serves, and why: the sidecar's status as a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+from upstreamd.cli.ask import Document, UnreachableError, ask
+from upstreamd.cli.command import Arguments, Command, declare_configuration
+from upstreamd.cli.configuration import read
+from upstreamd.cli.ending import Ending, end, say
+from upstreamd.cli.sheet import ALARM, Sheet, plain, sheet
+from upstreamd.config import Listen
+from upstreamd.observe.printable import printable
+
+PATH = "/v1/status"
+REFRESH = 1.0
+"""Seconds between two looks of --watch."""
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", metavar="SERVICE", nargs="?", help="show this service alone")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON document")
+    form.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
+    declare_configuration(parser)
+
+
+def _status(arguments: Arguments) -> int:
+    listen = read(arguments.config).admin.listen
+    service = arguments.service
+    try:
+        document = ask(listen, PATH)
+        if service is not None and service not in document.get("services", {}):
+            end(Ending.NO, _unknown(service, list(document.get("services", {}))))
+        if arguments.json:
+            say(json.dumps(_only(service, document), indent=2))
+        elif arguments.watch:
+            _watch(listen, service, document)
+        else:
+            _show(sheet(_only(service, document)))
+    except UnreachableError as error:
+        end(Ending.UNREACHABLE, str(error))
+    except KeyboardInterrupt:
+        return Ending.DONE
+    return Ending.DONE
+
+
+def _only(service: str | None, document: Document) -> Document:
+    """The document with the services that were asked for."""
+    if service is None:
+        return document
+    return {**document, "services": {name: view for name, view in document["services"].items() if name == service}}
+
+
+def _unknown(service: str, known: list[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(service, known, n=1, cutoff=0.5)
+    if near:
+        return f"there is no service {service}; did you mean {near[0]}?"
+    return f"there is no service {service}; known are {', '.join(known) or 'none'}"
+
+
+def _show(page: Sheet) -> None:
+    if not sys.stdout.isatty():
+        say(plain(page))
+        return
+    from upstreamd.cli.colour import console, renderable
+
+    console().print(renderable(page))
+
+
+def _watch(listen: Listen, service: str | None, document: Document) -> None:
+    """Shows the status again and again until interrupted; on a terminal, a sidecar that restarts is waited for."""
+    if not sys.stdout.isatty():
+        while True:
+            say(plain(sheet(_only(service, document))) + "\n")
+            time.sleep(REFRESH)
+            document = ask(listen, PATH)
+    from rich.live import Live
+
+    from upstreamd.cli.colour import console, renderable
+
+    with Live(renderable(sheet(_only(service, document))), console=console(), auto_refresh=False) as live:
+        while True:
+            time.sleep(REFRESH)
+            try:
+                page = sheet(_only(service, ask(listen, PATH)))
+            except UnreachableError as error:
+                page = Sheet((f"{ALARM}{printable(str(error))}",))
+            live.update(renderable(page), refresh=True)
+
+
+STATUS = Command(
+    "status",
+    "show services and instances: who serves, since when, why",
+    "Also the last probe, every source and its age, what nginx runs, and every alarm.\n"
+    "Exit code 3 where the sidecar cannot be reached.",
+    "upstreamd status app_servers --watch",
+    _declare,
+    _status,
+)
