@@ -59,7 +59,7 @@ def document(upstream: Upstream, path: str, generation: int) -> Document:
     text = f"{marker.line()}\n{body}"
     if Marker.read(text) != marker:
         raise RenderError(f"the header line of {path} would not be recognised as ours: {marker.line()!r}")
-    return Document(upstream.name, path, text, marker.digest)
+    return Document(upstream.name, path, text, marker.digest, generation)
 
 
 def _statements(upstream: Upstream) -> list[_Statement]:

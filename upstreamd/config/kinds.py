@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import typing
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,6 +52,19 @@ def duration(least: float = 0.0, most: float = 86400.0) -> Reader:
         found = seconds(value)
         if not least <= found <= most:
             raise ValueError(f"must be between {least:g}s and {most:g}s")
+        return found
+
+    return read
+
+
+def whole_seconds(most: float) -> Reader:
+    """Reads a duration of whole seconds up to `most`, for values that nginx takes in seconds only."""
+    read_duration = duration(0.0, most)
+
+    def read(value: object) -> float:
+        found = typing.cast("float", read_duration(value))
+        if found != int(found):
+            raise ValueError("must be whole seconds, as nginx wants them")
         return found
 
     return read

@@ -21,6 +21,7 @@ from upstreamd.config.kinds import (
     statuses,
     text,
     texts,
+    whole_seconds,
 )
 
 _PATH = ("/.*", "an absolute path")
@@ -179,7 +180,7 @@ class ServiceSettings:
     zone: str = setting("", text(r"[1-9]\d{0,5}[km]", 'a size like "128k" or "1m"'))
     port: int = setting(3000, integer(0, 65535))
     max_fails: int = setting(1, integer(0, 1000))
-    fail_timeout: float = setting("10s", duration(0, 3600))
+    fail_timeout: float = setting("10s", whole_seconds(3600))
     route: str = setting("reload", choice("reload"))
     all_unhealthy: str = setting("keep", choice("keep", "all", "none"))
     panic_threshold: int = setting(0, integer(0, 100))
