@@ -11,9 +11,10 @@ from upstreamd.errors import ConfigError, UpstreamdError
 
 
 def _run(arguments: Arguments) -> int:
+    path = find(arguments.config)
+    read(path)  # a bad configuration is told at once, before the sidecar's libraries are loaded
     from upstreamd import daemon
 
-    path = find(arguments.config)
     try:
         return daemon.run(path)
     except ConfigError as error:
