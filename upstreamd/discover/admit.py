@@ -11,6 +11,8 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
+import msgspec
+
 from upstreamd.config import Network
 from upstreamd.discover.source import Binding
 from upstreamd.errors import DiscoveryError
@@ -91,6 +93,11 @@ def shown(text: str, limit: int = 80) -> str:
     if len(text) <= limit and len(quoted) <= limit + 2:
         return quoted
     return f"{quoted[:limit]}..."
+
+
+def shown_bytes(content: bytes | msgspec.Raw, limit: int = 60) -> str:
+    """The beginning of bytes that should have been something else, made fit for a log line."""
+    return shown(bytes(memoryview(content)[: limit * 4]).decode("utf-8", "replace").strip(), limit)
 
 
 def answered(admitted: Iterable[Instance | Skipped]) -> tuple[frozenset[Instance], tuple[Skipped, ...]]:

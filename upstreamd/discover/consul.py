@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from upstreamd.config import ConsulSource
-from upstreamd.discover.admit import admit, answered, bounded, shown
+from upstreamd.discover.admit import admit, answered, bounded, shown, shown_bytes
 from upstreamd.discover.consul_transport import Agent, ConsulAPI, Reply, Transport
 from upstreamd.discover.source import Binding
 from upstreamd.errors import DiscoveryError
@@ -104,7 +104,7 @@ class ConsulDiscoverer:
                 yield _instance(msgspec.json.decode(raw, type=_Entry), self._binding, self._source)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 yield Skipped(
-                    f"entry {shown(bytes(raw[:60]).decode('utf-8', 'replace'))}",
+                    f"entry {shown_bytes(raw)}",
                     f"it is not a health entry: {shown(str(error), 160)}",
                 )
 
@@ -134,8 +134,7 @@ def _entries(content: bytes, agent: Agent) -> list[msgspec.Raw]:
     try:
         return msgspec.json.decode(content, type=list[msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        start = shown(content[:60].decode("utf-8", "replace"), 60)
-        reason = f"{agent.shown} answered {start}, which is not Consul's list of instances; is it a Consul agent?"
+        reason = f"{agent.shown} answered {shown_bytes(content)}, not a list of instances; is it a Consul agent?"
         raise DiscoveryError(reason, kind="malformed") from error
 
 

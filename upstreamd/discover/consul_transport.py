@@ -18,13 +18,13 @@ import yarl
 from consul import base
 
 from upstreamd.config import ConsulAgent
-from upstreamd.discover.admit import shown
+from upstreamd.discover.admit import shown, shown_bytes
 from upstreamd.discover.http import IDENTITY, body, translated
 from upstreamd.errors import ConfigError, DiscoveryError, Problem
 
 MAX_BYTES = 16 * 1024 * 1024
 
-_MARGIN = 10.0  # seconds beyond what Consul may take to answer
+_MARGIN = 5.0  # seconds beyond what Consul may take to answer
 _TOKEN_BYTES = 4096
 _DEFAULT_PORT = 8500
 
@@ -223,7 +223,7 @@ def _tls(agent: Agent) -> ssl.SSLContext | bool:
 def _refuse_unless_ok(status: int, content: bytes, agent: Agent) -> None:
     if status == 200:
         return
-    said = shown(content[:200].decode("utf-8", "replace").strip(), 160)
+    said = shown_bytes(content, 160)
     if status in {401, 403}:
         remedy = "give it a token that may read the service and its nodes (consul.token_file)"
         raise DiscoveryError(f"{agent.shown} refuses the token with {status} {said}; {remedy}", kind="denied")

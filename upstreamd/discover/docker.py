@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from upstreamd.discover.admit import answered, bounded, shown
+from upstreamd.discover.admit import answered, bounded, shown, shown_bytes
 from upstreamd.discover.docker_container import (
     SERVICE_LABEL,
     Bound,
@@ -188,8 +188,12 @@ class DockerDiscoverer:
             try:
                 containers.append(msgspec.json.decode(entry, type=Container))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                name = f"container {shown(bytes(entry[:60]).decode('utf-8', 'replace'))}"
-                broken.append(Skipped(name, f"the engine describes it strangely: {shown(str(error), 160)}"))
+                broken.append(
+                    Skipped(
+                        f"container {shown_bytes(entry)}",
+                        f"the engine describes it strangely: {shown(str(error), 160)}",
+                    )
+                )
         self._leaving.settle(frozenset(container.id for container in containers))
         self._listing = _Listing(tuple(containers), tuple(broken), await self._surroundings(containers))
         self._due = self._clock() + min(look_again, self._resync)

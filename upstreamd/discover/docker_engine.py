@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 
 from upstreamd.config import DockerEngine
-from upstreamd.discover.admit import shown
+from upstreamd.discover.admit import shown, shown_bytes
 from upstreamd.discover.http import IDENTITY, body, translated
 from upstreamd.errors import ConfigError, DiscoveryError, Problem
 
@@ -134,7 +134,7 @@ class Engine:
         return content
 
     def _refusal(self, status: int, content: bytes, path: str) -> DiscoveryError:
-        said = shown(content[:200].decode("utf-8", "replace").strip(), 160)
+        said = shown_bytes(content, 160)
         if status in {401, 403}:
             remedy = "let the socket proxy allow reading containers and events"
             return DiscoveryError(f"{self._whom} refuses GET {path} ({status} {said}); {remedy}", kind="denied")
@@ -146,8 +146,7 @@ class Engine:
         try:
             return msgspec.json.decode(content, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            start = shown(content[:60].decode("utf-8", "replace"), 60)
-            reason = f"{self._whom} answered {start}, which is not what the Docker API says; is it a Docker engine?"
+            reason = f"{self._whom} answered {shown_bytes(content)}, not what its API says; is it a Docker engine?"
             raise DiscoveryError(reason, kind="malformed") from error
 
 
@@ -194,7 +193,7 @@ class EventStream:
         try:
             return msgspec.json.decode(line, type=Event)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            reason = f"{self._whom} sent {shown(line[:60].decode('utf-8', 'replace'))} as an event"
+            reason = f"{self._whom} sent {shown_bytes(line)} as an event"
             raise DiscoveryError(reason, kind="malformed") from error
 
 

@@ -125,7 +125,7 @@ class _Follower:
 
     def _failed(self, reason: str, kind: str, bug: Exception | None = None) -> None:
         known = len(self.state.snapshot.instances) if self.state.snapshot else 0
-        error = f"{reason}; the last good {_count(known)} are held" if known else reason
+        error = f"{reason}; the last good set of {_count(known)} is held" if known else reason
         self._on_error(self.state.name, kind)
         self._tell(kind, logging.ERROR if bug else logging.WARNING, error, bug)
         self._set(replace(self.state, ok=False, error=error))
@@ -172,7 +172,7 @@ def _held_sentence(name: str, answer: Answer, held: frozenset[Instance]) -> str:
     if answer.skipped:
         first = answer.skipped[0]
         why += f" (entries were left out, the first is {first.entry}: {first.reason})"
-    kept = f"; the last good {_count(len(held))} are held" if held else ""
+    kept = f"; the last good set of {_count(len(held))} is held" if held else ""
     return f"{name} answered with {what}{why}{kept}"
 
 
