@@ -133,7 +133,9 @@ class AdminServer:
 
     async def _readyz(self) -> web.Response:
         picture = self._picture()
-        return answer(b"ready\n", PLAIN) if picture.ready else problem(503, picture.reason)
+        if not picture.ready:
+            return problem(503, picture.reason)
+        return answer(f"ready; {picture.reason}\n".encode() if picture.reason else b"ready\n", PLAIN)
 
     async def _render_metrics(self) -> web.Response:
         return answer(await self._render(self._metrics.render), METRICS)

@@ -49,7 +49,7 @@ def status_document(picture: Picture, clock: Clock, wall: Callable[[], float]) -
         "version": __version__,
         "at": moments.iso(moments.now),
         "ready": picture.ready,
-        "reason": "" if picture.ready else picture.reason,
+        "reason": picture.reason,
         "pending": picture.pending,
         "services": {
             name: _service(name, view, picture.probes, moments) for name, view in sorted(picture.services.items())
