@@ -1,0 +1,126 @@
+"""When probes are due: the pace of each state, jitter, slots and deadlines."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from upstreamd.check.schedule import (
+    JITTER,
+    MAX_SLOT,
+    TICK,
+    Flights,
+    Timetable,
+    Watched,
+    anywhere,
+    jittered,
+    pause,
+    slot_ticks,
+)
+from upstreamd.config import HealthSettings
+from upstreamd.model import Endpoint, Health, Status
+
+PACES = HealthSettings(interval=2.0, fast_interval=0.2, down_interval=9.0)
+
+
+def watched(number: int = 1, **settings: Any) -> Watched:
+    return Watched("app", Endpoint("127.0.0.1", number), HealthSettings(**settings), Health())
+
+
+@pytest.mark.parametrize(
+    ("health", "passed", "expected"),
+    [
+        (Health(Status.HEALTHY), True, 2.0),
+        (Health(Status.HEALTHY, streak=1), False, 0.2),
+        (Health(Status.UNHEALTHY), False, 9.0),
+        (Health(Status.UNHEALTHY, streak=1), True, 0.2),
+        (Health(Status.CHECKING, streak=1), True, 0.0),
+        (Health(Status.CHECKING, failures=1), False, 0.2),
+    ],
+)
+def test_each_state_has_its_pace(health: Health, passed: bool, expected: float) -> None:
+    """Steady, changing and down endpoints have their own intervals; a new one that passes is asked again at once."""
+    assert pause(PACES, health, passed=passed) == expected
+
+
+@pytest.mark.parametrize(
+    "health", [Health(Status.HEALTHY, streak=1), Health(Status.UNHEALTHY), Health(Status.CHECKING, failures=1)]
+)
+def test_an_interval_of_zero_is_the_plain_one(health: Health) -> None:
+    """Without fast_interval and down_interval the interval counts in every state."""
+    assert pause(HealthSettings(interval=3.0), health, passed=False) == 3.0
+
+
+def test_jitter_stays_within_what_is_declared() -> None:
+    """Intervals spread over the declared jitter, which is at most 10 %, and average to the configured interval."""
+    drawn = [jittered(2.0) for _ in range(4000)]
+    assert JITTER <= 0.1
+    assert 2.0 * (1 - JITTER) <= min(drawn) < 2.0 * (1 - JITTER * 0.9)
+    assert 2.0 * (1 + JITTER * 0.9) < max(drawn) <= 2.0 * (1 + JITTER)
+    assert abs(sum(drawn) / len(drawn) - 2.0) < 0.01
+
+
+def test_starts_are_spread_over_the_whole_span() -> None:
+    """Moments drawn for a crowd cover the span evenly: no tenth of it gets twice its share."""
+    tenths = [0] * 10
+    for _ in range(10_000):
+        tenths[int(anywhere(5.0) / 0.5)] += 1
+    assert max(tenths) < 2000
+    assert min(tenths) > 500
+
+
+def test_slots_widen_when_little_is_to_do() -> None:
+    """Slots are one tick wide under load, wider with few endpoints, and never wide for a short interval."""
+    assert slot_ticks([(4000, 1.0)]) == 1
+    assert slot_ticks([(100, 1.0)]) == int(MAX_SLOT / TICK)
+    assert slot_ticks([(10, 2.0)]) == int(MAX_SLOT / TICK)
+    assert slot_ticks([(1, 0.05)]) == 1
+    assert slot_ticks([]) >= 1
+    assert slot_ticks([(0, 0.05), (10, 2.0)]) == int(MAX_SLOT / TICK)
+
+
+@pytest.mark.parametrize("ticks", [1, 3, 5])
+def test_nothing_is_due_before_its_time_nor_long_after(ticks: int) -> None:
+    """Everything comes out in the slot after its due time, once, in order of slots."""
+    table = Timetable()
+    table.ticks = ticks
+    dues = {watched(number + 1): 1000 + anywhere(1.0) for number in range(300)}
+    for entry, due in dues.items():
+        table.add(entry, due)
+    out: list[Watched] = []
+    while (now := table.next) < math.inf:
+        for entry in table.take_due(now):
+            assert dues[entry] <= now <= dues[entry] + ticks * TICK + 1e-6
+            out.append(entry)
+    assert len(out) == len(set(out)) == 300
+
+
+def test_rescheduling_replaces() -> None:
+    """An endpoint that is scheduled anew comes out at its new time only."""
+    table = Timetable()
+    entry = watched()
+    table.add(entry, 10.0)
+    table.add(entry, 20.0)
+    assert table.take_due(15.0) == []
+    assert table.take_due(25.0) == [entry]
+    assert table.next == math.inf
+
+
+def test_deadlines_of_different_timeouts_are_kept_apart() -> None:
+    """A late start with a short timeout expires before an early one with a long timeout."""
+    flights = Flights()
+    long, short, done = watched(1, timeout=5.0), watched(2, timeout=0.1), watched(3, timeout=5.0)
+    flights.depart(done, 0.0)
+    flights.depart(long, 1.0)
+    flights.depart(short, 2.0)
+    flights.land(done)
+    assert len(flights) == 2
+    assert flights.next == pytest.approx(2.1)
+    assert flights.expired(3.0) == [short]
+    flights.land(short)
+    assert flights.next == pytest.approx(6.0)
+    assert flights.expired(7.0) == [long]
+    flights.land(long)
+    assert flights.next == math.inf

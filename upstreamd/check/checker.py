@@ -1,0 +1,200 @@
+"""The checker: watches a set of endpoints, probes each at its pace, and says when one changes its status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from upstreamd.check import tls
+from upstreamd.check.http import HttpPlan, HttpProber
+from upstreamd.check.prober import Prober
+from upstreamd.check.schedule import Watched, anywhere, jittered, pause, slot_ticks
+from upstreamd.check.tcp import TcpProber
+from upstreamd.check.wheel import Wheel
+from upstreamd.config import HealthSettings
+from upstreamd.model import Clock, Endpoint, Health, ProbeResult, Status
+
+Key = tuple[str, Endpoint]
+
+RETRY = 1.0
+"""Seconds. A probe that told nothing is repeated within this time, or within the interval if that is shorter."""
+
+
+class Checker:
+    """Probes the endpoints of `services`, each service by its own settings.
+
+    `on_health(service, endpoint, health)` is called synchronously on every change of status and after the first
+    result of a new endpoint; `on_probe(service, result)` after every probe. `known` is the health of endpoints
+    that were watched before: those with a status keep it and are not new. At most `max_in_flight` probes are on
+    their way at a time. Raises ConfigError where a certificate file of a service cannot be used.
+    """
+
+    def __init__(
+        self,
+        services: Mapping[str, HealthSettings],
+        *,
+        clock: Clock,
+        on_health: Callable[[str, Endpoint, Health], None],
+        on_probe: Callable[[str, ProbeResult], None] | None = None,
+        known: Mapping[Key, Health] | None = None,
+        max_in_flight: int = 512,
+    ) -> None:
+        self._clock = clock
+        self._on_health = on_health
+        self._on_probe = on_probe
+        self._known = dict(known or {})
+        self._wheel = Wheel(clock, max_in_flight)
+        self._settings = dict(services)
+        self._plans = {name: self._plan(name, settings) for name, settings in services.items()}
+        self._watched: dict[str, dict[Endpoint, Watched]] = {name: {} for name in services}
+
+    def watch(self, endpoints: Mapping[str, Iterable[Endpoint]]) -> None:
+        """Makes `endpoints` the complete set that is watched.
+
+        New ones are probed at once, `rise` times back to back while they pass; missing ones are forgotten.
+        Raises ValueError for a service without settings.
+        """
+        unknown = endpoints.keys() - self._watched.keys()
+        if unknown:
+            raise ValueError(f"no health settings for the services {', '.join(sorted(unknown))}")
+        for service, watched in self._watched.items():
+            wanted = dict.fromkeys(endpoints.get(service, ()))
+            for endpoint in watched.keys() - wanted.keys():
+                self._wheel.drop(watched.pop(endpoint))
+            for endpoint in wanted:
+                if endpoint not in watched:
+                    watched[endpoint] = self._add(service, endpoint)
+        loads = ((len(watched), self._settings[service].interval) for service, watched in self._watched.items())
+        self._wheel.size(slot_ticks(loads))
+        self._wheel.wake()
+
+    def health(self, service: str, endpoint: Endpoint) -> Health | None:
+        """What is known of the endpoint; None where it is not watched."""
+        watched = self._find(service, endpoint)
+        return watched.health if watched else None
+
+    def snapshot(self) -> dict[Key, Health]:
+        """The health of everything watched."""
+        return {(found.service, found.endpoint): found.health for found in self._all()}
+
+    def last(self) -> Mapping[Key, ProbeResult]:
+        """The last probe of everything that has been probed."""
+        return {(found.service, found.endpoint): found.result for found in self._all() if found.result is not None}
+
+    def settled(self, service: str) -> bool:
+        """True where no endpoint of `service` is still on the way to its first verdict.
+
+        Each is healthy or unhealthy, or has failed at least once while checking.
+        """
+        return all(watched.is_settled for watched in self._watched[service].values())
+
+    def probe_soon(self, service: str, endpoint: Endpoint) -> None:
+        """Probes the endpoint now, or right after the probe that is running; nothing where it is not watched."""
+        watched = self._find(service, endpoint)
+        if watched is None or watched.queued:
+            return
+        if watched.flying:
+            watched.again = True
+            return
+        watched.due = self._clock()
+        self._wheel.queue(watched)
+        self._wheel.wake()
+
+    async def run(self) -> None:
+        """Probes until cancelled, then closes every connection. To be called once."""
+        try:
+            await self._wheel.run()
+        finally:
+            for watched in self._all():
+                watched.prober.close()
+            self._wheel.readiness.close()
+
+    def _plan(self, service: str, settings: HealthSettings) -> HttpPlan | None:
+        if settings.scheme == "tcp":
+            return None
+        secure = tls.context(service, settings) if settings.scheme == "https" else None
+        return HttpPlan(settings, self._wheel.readiness, secure)
+
+    def _add(self, service: str, endpoint: Endpoint) -> Watched:
+        settings = self._settings[service]
+        health = self._known.pop((service, endpoint), Health())
+        is_new = health.status is Status.CHECKING
+        watched = Watched(service, endpoint, settings, Health() if is_new else health)
+        watched.prober = self._prober(watched)
+        watched.due = self._clock()
+        if is_new:
+            self._wheel.queue(watched)
+        else:
+            watched.paced = True
+            self._wheel.queue_at(watched, watched.due + anywhere(settings.interval))
+        return watched
+
+    def _prober(self, watched: Watched) -> Prober:
+        asked = Endpoint(watched.endpoint.address, watched.settings.port or watched.endpoint.port)
+        report = partial(self._conclude, watched)
+        plan = self._plans[watched.service]
+        return TcpProber(self._wheel.readiness, asked, report) if plan is None else HttpProber(plan, asked, report)
+
+    def _find(self, service: str, endpoint: Endpoint) -> Watched | None:
+        return self._watched.get(service, {}).get(endpoint)
+
+    def _all(self) -> Iterable[Watched]:
+        return (found for watched in self._watched.values() for found in watched.values())
+
+    # One probe's result
+
+    def _conclude(self, watched: Watched, ok: bool | None, reason: str) -> None:  # noqa: FBT001 - as Report has it
+        self._wheel.land(watched)
+        now = self._clock()
+        duration = now - watched.started
+        if ok is False:
+            ok, reason = self._excuse(watched, reason)
+        elif ok:
+            watched.excused = False
+        watched.lags = duration * 2 > watched.settings.timeout
+        result = ProbeResult(ok, reason, duration, now)
+        is_first = watched.result is None
+        watched.result = result
+        if self._on_probe is not None:
+            self._on_probe(watched.service, result)
+        self._observe(watched, result, is_first=is_first)
+        if not watched.gone:  # a callback may have dropped it
+            self._plan_next(watched, result)
+
+    def _excuse(self, watched: Watched, reason: str) -> tuple[bool | None, str]:
+        """A failure while we ourselves stood still tells nothing, unless the one before was excused already."""
+        stood_still = self._wheel.still - watched.still
+        if watched.excused or stood_still <= watched.settings.timeout / 4:
+            watched.excused = False
+            watched.tried = True
+            return False, reason
+        watched.excused = True
+        return None, f"upstreamd itself stood still for {stood_still:.1f}s meanwhile ({reason})"
+
+    def _observe(self, watched: Watched, result: ProbeResult, *, is_first: bool) -> None:
+        before = watched.health
+        if result.ok and before.status is Status.HEALTHY and not before.streak and before.reason == result.reason:
+            return  # observing it would change nothing
+        settings = watched.settings
+        watched.health = before.observe(result, rise=settings.rise, fall=settings.fall)
+        is_new = is_first and before.status is Status.CHECKING
+        if is_new or watched.health.status is not before.status:
+            self._on_health(watched.service, watched.endpoint, watched.health)
+
+    def _plan_next(self, watched: Watched, result: ProbeResult) -> None:
+        settings = watched.settings
+        if watched.again:
+            watched.again = False
+            self._wheel.queue(watched)
+            return
+        if result.ok is None:
+            self._wheel.queue_at(watched, result.at + anywhere(min(settings.interval, RETRY)))
+            return
+        interval = pause(settings, watched.health, passed=result.ok)
+        if not interval:
+            self._wheel.queue(watched)
+        elif watched.paced:
+            self._wheel.queue_at(watched, max(result.at, watched.due + jittered(interval)))
+        else:  # endpoints that came together are spread over the interval from here on
+            watched.paced = True
+            self._wheel.queue_at(watched, result.at + anywhere(interval))

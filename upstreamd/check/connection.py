@@ -1,0 +1,163 @@
+"""One non-blocking TCP connection to an endpoint, with TLS where asked: connect, handshake, send, receive."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from typing import Protocol
+
+from upstreamd.check.readiness import READ, WRITE, Readiness
+
+CHUNK = 64 * 1024
+_MUST_WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Owner(Protocol):
+    """Who a connection reports to. It may close the connection in any of these calls."""
+
+    def opened(self) -> None:
+        """The connection stands (TLS included)."""
+
+    def received(self, data: bytes) -> None:
+        """Bytes came; none at all means that the peer has ended the connection."""
+
+    def failed(self, error: OSError) -> None:
+        """The connection cannot be used any more."""
+
+
+class Connection:
+    """A connection to the IP literal `address`; `name` is what its TLS certificate must be made out to."""
+
+    __slots__ = ("_address", "_name", "_owner", "_port", "_readiness", "_socket", "_tls", "_unsent", "progress")
+
+    def __init__(
+        self,
+        readiness: Readiness,
+        owner: Owner,
+        address: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        name: str = "",
+    ) -> None:
+        self._readiness = readiness
+        self._owner = owner
+        self._address, self._port = address, port
+        self._tls, self._name = tls, name or address
+        self._socket: socket.socket | None = None
+        self._unsent = b""
+        self.progress = ""
+        """Where a connection that is not ready yet stands, for a sentence; empty once it can carry a request."""
+
+    @property
+    def is_open(self) -> bool:
+        """False before `open` and after `close`."""
+        return self._socket is not None
+
+    def open(self) -> None:
+        """Begins to connect. Raises OSError where that fails at once."""
+        made = socket.socket(socket.AF_INET6 if ":" in self._address else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            made.settimeout(0)  # not blocking
+            begun = made.connect_ex((self._address, self._port))
+            if begun not in (0, errno.EINPROGRESS):
+                raise OSError(begun, os.strerror(begun))
+            self._readiness.add(made.fileno(), self._connecting, WRITE)
+        except OSError:
+            made.close()
+            raise
+        self._socket = made
+        self._unsent = b""
+        self.progress = "the connection was not accepted"
+
+    def send(self, data: bytes) -> None:
+        """Sends `data`, in the background where the socket takes only part of it. Raises OSError."""
+        connected = self._socket
+        if connected is None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        try:
+            sent = connected.send(data)
+        except _MUST_WAIT:
+            sent = 0
+        if sent < len(data):
+            self._unsent = data[sent:]
+            self._readiness.change(connected.fileno(), self._sending, READ | WRITE)
+
+    def close(self) -> None:
+        """Closes the socket; nothing is reported any more."""
+        if self._socket is not None:
+            self._readiness.remove(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _connecting(self) -> None:
+        connecting = self._socket
+        if connecting is None:
+            return
+        failure = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if failure:
+            self._owner.failed(OSError(failure, os.strerror(failure)))
+        elif not _is_connected(connecting):
+            return  # woken without cause
+        elif self._tls is None:
+            self._established(connecting)
+        else:
+            # the descriptor stays the same, and with it its registration
+            self._socket = self._tls.wrap_socket(connecting, do_handshake_on_connect=False, server_hostname=self._name)
+            self.progress = "the TLS handshake is unfinished"
+            self._handshaking()
+
+    def _handshaking(self) -> None:
+        secured = self._socket
+        if not isinstance(secured, ssl.SSLSocket):
+            return
+        try:
+            secured.do_handshake()
+        except ssl.SSLWantReadError:
+            self._readiness.change(secured.fileno(), self._handshaking, READ)
+        except ssl.SSLWantWriteError:
+            self._readiness.change(secured.fileno(), self._handshaking, WRITE)
+        except OSError as error:
+            self._owner.failed(error)
+        else:
+            self._established(secured)
+
+    def _established(self, connected: socket.socket) -> None:
+        self.progress = ""
+        self._readiness.change(connected.fileno(), self._receiving, READ)
+        self._owner.opened()
+
+    def _sending(self) -> None:
+        data, self._unsent = self._unsent, b""
+        try:
+            self.send(data)
+        except OSError as error:
+            self._owner.failed(error)
+            return
+        if not self._unsent and self._socket is not None:
+            self._readiness.change(self._socket.fileno(), self._receiving, READ)
+        self._receiving()
+
+    def _receiving(self) -> None:
+        connected = self._socket
+        while connected is not None and connected is self._socket:
+            try:
+                data = connected.recv(CHUNK)
+            except _MUST_WAIT:
+                return
+            except OSError as error:
+                self._owner.failed(error)
+                return
+            self._owner.received(data)
+            if not isinstance(connected, ssl.SSLSocket) or self._socket is None or not connected.pending():
+                return
+
+
+def _is_connected(connecting: socket.socket) -> bool:
+    try:
+        connecting.getpeername()
+    except OSError:
+        return False
+    return True

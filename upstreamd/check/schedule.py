@@ -1,0 +1,198 @@
+"""When the next probe of an endpoint is due: intervals, jitter, slots of a few milliseconds, deadlines.
+
+Time comes in as an argument everywhere; nothing here looks at a clock or waits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Iterable
+
+from upstreamd.check.prober import Prober
+from upstreamd.config import HealthSettings
+from upstreamd.model import Endpoint, Health, ProbeResult, Status
+
+TICK = 0.005
+"""Seconds. Probes start and deadlines are looked at on this grid, so that the process wakes once for many."""
+
+MAX_SLOT = 0.025
+"""Seconds. With few endpoints slots grow up to this, for the same reason."""
+
+PER_SLOT = 3
+"""Slots grow until about so many probes start in each."""
+
+JITTER = 0.05
+"""The declared jitter: every interval is drawn from within 5 % of the configured one."""
+
+OVERDUE = 0.1
+"""Seconds. Probes later than this are spread out again instead of being caught up in one burst."""
+
+
+class Watched:
+    """One endpoint of one service with everything the scheduler knows about it. Times are monotonic seconds.
+
+    `due` is when the coming probe should start, `slot` the place in the timetable (0: none), `started` when the
+    running or last one did. `still` is the checker's standstill clock at that moment. `lags`: the last probe
+    needed more than half its time. `excused`: the last failure was not counted because we ourselves stood still.
+    `spread`: the coming probe has been put off once already, because it was overdue.
+    """
+
+    __slots__ = (
+        "again",
+        "due",
+        "endpoint",
+        "excused",
+        "flying",
+        "gone",
+        "health",
+        "lags",
+        "paced",
+        "prober",
+        "queued",
+        "result",
+        "service",
+        "settings",
+        "slot",
+        "spread",
+        "started",
+        "still",
+        "tried",
+    )
+
+    prober: Prober
+
+    def __init__(self, service: str, endpoint: Endpoint, settings: HealthSettings, health: Health) -> None:
+        self.service = service
+        self.endpoint = endpoint
+        self.settings = settings
+        self.health = health
+        self.result: ProbeResult | None = None
+        self.due = self.started = self.still = 0.0
+        self.slot = 0
+        self.again = self.excused = self.flying = self.gone = self.lags = self.paced = self.queued = False
+        self.spread = self.tried = False
+
+    @property
+    def is_settled(self) -> bool:
+        """True once it has a status, or has failed at least once on the way to its first."""
+        return self.tried or self.health.status is not Status.CHECKING
+
+
+def pause(settings: HealthSettings, health: Health, *, passed: bool) -> float:
+    """Seconds until the next look at an endpoint in state `health`; 0 means at once.
+
+    The passes that make a new endpoint healthy follow each other at once. While a status is about to change, and
+    for a new endpoint that fails, `fast_interval` counts; while it is down, `down_interval`.
+    """
+    if health.status is Status.CHECKING:
+        return 0.0 if passed else settings.fast_interval or settings.interval
+    if health.streak:
+        return settings.fast_interval or settings.interval
+    if health.status is Status.UNHEALTHY:
+        return settings.down_interval or settings.interval
+    return settings.interval
+
+
+def jittered(interval: float) -> float:
+    """`interval` give or take the declared jitter."""
+    return interval * (1 - JITTER + 2 * JITTER * random.random())  # noqa: S311 - spreads load, guards nothing
+
+
+def anywhere(span: float) -> float:
+    """A moment drawn evenly from the next `span` seconds."""
+    return span * random.random()  # noqa: S311 - spreads load, guards nothing
+
+
+def slot_ticks(loads: Iterable[tuple[int, float]]) -> int:
+    """How many ticks a slot is to span for these (endpoints, interval) pairs."""
+    rate = 0.0
+    longest = MAX_SLOT
+    for endpoints, interval in loads:
+        if endpoints:
+            rate += endpoints / interval
+            longest = min(longest, interval / 20)
+    wanted = min(longest, PER_SLOT / rate) if rate else longest
+    return max(1, int(wanted / TICK))
+
+
+class Timetable:
+    """Who is due in which slot. Rescheduling overwrites; entries left behind are skipped when their slot comes."""
+
+    def __init__(self) -> None:
+        self.ticks = 1
+        """Ticks a slot spans."""
+        self._slots: dict[int, list[Watched]] = {}
+        self._order: list[int] = []
+
+    @property
+    def next(self) -> float:
+        """When the first slot begins; infinity where there is none."""
+        return self._order[0] * TICK if self._order else math.inf
+
+    def add(self, watched: Watched, due: float) -> None:
+        """Puts `watched` into the first slot that is not before `due`."""
+        watched.due = due
+        slot = int(due / TICK) + 1
+        slot += -slot % self.ticks
+        watched.slot = slot
+        entries = self._slots.get(slot)
+        if entries is None:
+            self._slots[slot] = [watched]
+            heapq.heappush(self._order, slot)
+        else:
+            entries.append(watched)
+
+    def take_due(self, now: float) -> list[Watched]:
+        """Everything whose slot has come, out of the table."""
+        found: list[Watched] = []
+        while self._order and self._order[0] * TICK <= now:
+            slot = heapq.heappop(self._order)
+            for watched in self._slots.pop(slot):
+                if watched.slot == slot:
+                    watched.slot = 0
+                    found.append(watched)
+        return found
+
+
+class Flights:
+    """The probes on their way, ordered by deadline: those of one timeout expire in the order of their starts."""
+
+    def __init__(self) -> None:
+        self._by_timeout: dict[float, dict[Watched, float]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def depart(self, watched: Watched, now: float) -> None:
+        """A probe of `watched` starts."""
+        watched.flying = True
+        timeout = watched.settings.timeout
+        flights = self._by_timeout.get(timeout)
+        if flights is None:
+            flights = self._by_timeout[timeout] = {}
+        flights[watched] = now + timeout
+        self._count += 1
+
+    def land(self, watched: Watched) -> None:
+        """It is over."""
+        watched.flying = False
+        del self._by_timeout[watched.settings.timeout][watched]
+        self._count -= 1
+
+    def expired(self, now: float) -> list[Watched]:
+        """Those whose deadline has passed; they still have to land."""
+        found: list[Watched] = []
+        for flights in self._by_timeout.values():
+            for watched, deadline in flights.items():
+                if deadline > now:
+                    break
+                found.append(watched)
+        return found
+
+    @property
+    def next(self) -> float:
+        """The first deadline; infinity where nothing is on its way."""
+        return min((next(iter(flights.values())) for flights in self._by_timeout.values() if flights), default=math.inf)
