@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.real.nginx_harness import AppServer, Nginx, app_servers, free_port, wait_until
+from upstreamd.apply.binary import Binary
 
 REPOSITORY = Path(__file__).parents[2]
 MODERN = "keepalive_min_timeout"
@@ -99,3 +102,13 @@ def test_newest_nginx_takes_every_file(nginx_binary: str, tmp_path: Path) -> Non
     """On the newest nginx no shipped file has to be deleted."""
     installed(nginx_binary, tmp_path, REPOSITORY / "nginx")
     assert (tmp_path / "modern.conf").exists()
+
+
+@pytest.mark.real("nginx")
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_log_on_stdout_passes(nginx_binary: str, tmp_path: Path, run: Callable[..., str]) -> None:
+    """An access log on /dev/stdout, as shipped, is no reason for `nginx -t` to refuse, on either event loop."""
+    nginx = Nginx(nginx_binary, tmp_path, http="access_log /dev/stdout;")
+    nginx.config.write_text(nginx.config.read_text().replace("access_log off; ", ""))
+    nginx.seed(free_port())
+    assert run(Binary(nginx.settings()).test(str(nginx.config))) == ""
