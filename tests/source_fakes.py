@@ -237,12 +237,17 @@ class FakeDocker(HTTPServer):
         """How many streams of events are open."""
         return len(self._streams)
 
-    def emit(self, action: str, identity: str, kind: str = "container", **attributes: str) -> None:
-        """Send one event to every open stream."""
+    @staticmethod
+    def event(action: str, identity: str, kind: str = "container", **attributes: str) -> bytes:
+        """One event as the engine writes it."""
         labels = {"upstreamd.service": "app"} if kind == "container" else {}
         actor = {"ID": identity, "Attributes": {**labels, **attributes}}
         event = {"Type": kind, "Action": action, "Actor": actor, "timeNano": time.time_ns()}
-        self.send(json.dumps(event).encode() + b"\n")
+        return json.dumps(event).encode() + b"\n"
+
+    def emit(self, action: str, identity: str, kind: str = "container", **attributes: str) -> None:
+        """Send one event to every open stream."""
+        self.send(self.event(action, identity, kind, **attributes))
 
     def send(self, raw: bytes | None) -> None:
         """Send bytes to every open stream; None ends them without a word."""
@@ -293,10 +298,10 @@ def docker_container(identity: str, address: str = "172.17.0.2", **fields: Any) 
     }
 
 
-class UnixProxy:
-    """Passes bytes between a unix socket of its own and another one, until it is cut."""
+class Proxy:
+    """Passes bytes between a unix socket of its own and a target (a socket's path, or a loopback port)."""
 
-    def __init__(self, own: Path, target: str) -> None:
+    def __init__(self, own: Path, target: str | int) -> None:
         self.own = own
         self._target = target
         self._server: asyncio.Server | None = None
@@ -304,12 +309,22 @@ class UnixProxy:
         self._passing: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_unix_server(self._accept, str(self.own))
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._server is not None:
-            self._server.close()
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen."""
+        self._server = await asyncio.start_unix_server(self._accept, str(self.own))
+
+    async def stop(self) -> None:
+        """Refuse connections, and end those that are open."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            self.own.unlink(missing_ok=True)
         self.cut()
         await asyncio.gather(*self._passing, return_exceptions=True)
 
@@ -319,7 +334,10 @@ class UnixProxy:
             writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+        if isinstance(self._target, int):
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        else:
+            far_reader, far_writer = await asyncio.open_unix_connection(self._target)
         self._writers |= {writer, far_writer}
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             task = asyncio.create_task(self._pass(source, sink))

@@ -70,6 +70,7 @@ class ConsulDiscoverer:
         self._agent = agent
         self._api = ConsulAPI(agent, transport)
         self._transport = transport
+        self._open = True
         transport.join()
         self._index = 0  # what the next query blocks on; 0 asks without blocking
         self._seen = 0  # the last index that Consul gave, over failures too
@@ -96,7 +97,9 @@ class ConsulDiscoverer:
 
     async def close(self) -> None:
         """Leaves the transport; the last source to leave closes it."""
-        await self._transport.leave()
+        if self._open:
+            self._open = False
+            await self._transport.leave()
 
     def _admitted(self, entries: list[msgspec.Raw]) -> Iterator[Instance | Skipped]:
         for raw in entries:
