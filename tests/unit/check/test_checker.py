@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from typing import Any
 
 import pytest
-from check_harness import QUICK, checking, first_result, until
-from fakes import HEALTHY, ScriptedServer, answering, http_answer, scripted
+from check_harness import QUICK, checking, until
+from fakes import ScriptedServer, answering, http_answer, scripted
 
 from upstreamd.check import Checker
 from upstreamd.config import HealthSettings
@@ -72,172 +71,6 @@ async def test_one_failure_among_passes_changes_nothing() -> None:
         async with checking(quick(rise=2, fall=3), at(server)) as record:
             await until(lambda: len(record.results) >= 9)
             assert record.statuses(at(server)) == [Status.CHECKING, Status.HEALTHY]
-
-
-async def test_a_kept_connection_carries_many_probes() -> None:
-    """With keep-alive all probes go over one connection, also where every answer has another date and body."""
-
-    def script(peer: Any) -> None:
-        for number in itertools.count():
-            body = HEALTHY[:-1] + b', "uptime": %d}' % number
-            if not peer.read_request() or not peer.send(http_answer(body, f"X-Request-Id: {number}")):
-                return
-
-    for served in (script, answering(http_answer())):
-        with scripted(served) as server:
-            async with checking(quick(), at(server)) as record:
-                await until(lambda record=record: len(record.results) >= 10)
-                assert {result.ok for result in record.results} == {True}
-                assert server.connections == 1
-                assert b"Connection: keep-alive\r\n" in server.requests[0]
-
-
-async def test_close_makes_a_connection_for_every_probe() -> None:
-    """With connection = "close" each probe says so and has a connection of its own."""
-    with scripted(answering(http_answer())) as server:
-        async with checking(quick(connection="close"), at(server)) as record:
-            await until(lambda: len(record.results) >= 5)
-            assert server.connections >= 5
-            assert all(b"\r\nConnection: close\r\n" in request for request in server.requests)
-
-
-async def test_a_server_that_closes_is_asked_anew() -> None:
-    """A server that ends its connections, announced or not, and one that speaks HTTP/1.0 pass every time."""
-
-    def once(answer: bytes) -> Any:
-        def script(peer: Any) -> None:
-            peer.read_request()
-            peer.send(answer)
-
-        return script
-
-    bare = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + HEALTHY
-    for answer in (http_answer(), http_answer(HEALTHY, "Connection: close"), bare):
-        with scripted(once(answer)) as server:
-            async with checking(quick(), at(server)) as record:
-                await until(lambda record=record: len(record.results) >= 5)
-                assert {result.ok for result in record.results} == {True}
-
-
-@pytest.mark.parametrize("goodbye", ["close", "reset", "408"])
-async def test_a_stale_connection_is_no_failure(goodbye: str) -> None:
-    """Where the server ends the kept connection on the very request, the probe is repeated on a fresh one."""
-
-    def script(peer: Any) -> None:
-        peer.read_request()
-        peer.send(http_answer())
-        if peer.read_request():
-            if goodbye == "reset":
-                peer.reset()
-            elif goodbye == "408":
-                peer.send(http_answer(b"", "Connection: close", status="408 Request Timeout"))
-
-    with scripted(script) as server:
-        async with checking(quick(), at(server)) as record:
-            await until(lambda: len(record.results) >= 6)
-            assert {result.ok for result in record.results} == {True}
-            assert server.connections >= 3
-
-
-async def test_a_retry_is_made_once_only() -> None:
-    """A server that ends also the fresh connection fails the probe."""
-    fresh = iter([True])
-
-    def script(peer: Any) -> None:
-        if peer.read_request() and next(fresh, False):
-            peer.send(http_answer())
-            peer.read_request()
-
-    with scripted(script) as server:
-        async with checking(quick(), at(server)) as record:
-            await until(lambda: len(record.results) >= 2)
-            assert record.results[0].ok
-            assert record.results[1].ok is False
-            assert record.results[1].reason == "the connection ended early: no answer yet"
-            assert server.connections >= 2
-
-
-async def test_an_idle_connection_that_speaks_is_dropped() -> None:
-    """Bytes that come unasked on a kept connection are never taken for the answer to the next request."""
-
-    def script(peer: Any) -> None:
-        peer.read_request()
-        peer.send(http_answer())
-        time.sleep(0.02)
-        peer.send(http_answer(SICK))
-        peer.wait_until_gone()
-
-    with scripted(script) as server:
-        async with checking(quick(interval=0.3), at(server)) as record:
-            await until(lambda: len(record.results) >= 4)
-            assert {result.ok for result in record.results} == {True}
-            assert server.connections >= 4
-
-
-async def test_the_request_is_what_was_configured() -> None:
-    """Method, path, Host and other headers come from the settings; identity is the only coding asked for."""
-    headers = (("host", "app.internal"), ("X-Probe", "yes"), ("user-agent", "mine"))
-    settings = quick(method="POST", path="/live?full=1", headers=headers)
-    with scripted(answering(http_answer())) as server:
-        await first_result(settings, at(server))
-        head, *fields = server.requests[0].decode().removesuffix("\r\n\r\n").split("\r\n")
-    assert head == "POST /live?full=1 HTTP/1.1"
-    expected = {
-        "Host: app.internal",
-        "User-Agent: mine",
-        "X-Probe: yes",
-        "Content-Length: 0",
-        "Accept-Encoding: identity",
-    }
-    assert expected <= set(fields)
-    assert len({field.partition(":")[0].lower() for field in fields}) == len(fields)
-
-
-@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1:{}"), ("::1", "[::1]:{}")])
-async def test_without_a_host_header_the_address_is_the_host(host: str, shown: str) -> None:
-    """IPv4 and IPv6 endpoints are asked by ADDRESS:PORT."""
-    with scripted(answering(http_answer()), host=host) as server:
-        result = await first_result(quick(), at(server))
-        assert result.ok
-        assert f"\r\nHost: {shown.format(server.port)}\r\n".encode() in server.requests[0]
-
-
-async def test_a_health_port_replaces_the_endpoints_own() -> None:
-    """With health.port the probe goes there, and the result still belongs to the endpoint."""
-    with scripted(answering(http_answer())) as server:
-        endpoint = Endpoint(server.host, 9)
-        async with checking(quick(port=server.port), endpoint) as record:
-            await until(lambda: record.checker.health("app", endpoint).status is Status.HEALTHY)
-            assert f"Host: 127.0.0.1:{server.port}".encode() in server.requests[0]
-
-
-async def test_tcp_asks_for_a_connection_only() -> None:
-    """scheme = "tcp" passes where a connection is accepted, sends nothing, and fails where it is refused."""
-    seen: list[bytes] = []
-    with scripted(lambda peer: seen.append(peer.read_request())) as server:
-        result = await first_result(quick(scheme="tcp"), at(server))
-        assert (result.ok, result.reason) == (True, "accepted the connection")
-        await until(lambda: seen)
-        assert seen == [b""]
-        endpoint = at(server)
-    result = await first_result(quick(scheme="tcp"), endpoint)
-    assert (result.ok, result.reason) == (False, "connection refused; nothing listens there")
-
-
-async def test_a_silent_endpoint_times_out_with_what_was_seen() -> None:
-    """The deadline is one for the whole probe, and its reason says how far the endpoint came."""
-    stages = {
-        "no answer yet": b"",
-        "the header is unfinished": b"HTTP/1.1 200 OK\r\n",
-        "5 of 99 body bytes received": b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n12345",
-    }
-    for expected, sent in stages.items():
-        with scripted(lambda peer, sent=sent: (peer.send(sent), peer.wait_until_gone())) as server:
-            result = await first_result(quick(timeout=0.15), at(server))
-            assert result.ok is False
-            assert result.reason.startswith("timed out after 0.15s: ")
-            assert expected in result.reason
-            assert 0.1 < result.duration < 2
 
 
 async def test_probes_of_one_endpoint_never_overlap() -> None:
