@@ -33,7 +33,8 @@ class ConfigError(UpstreamdError):
 class DiscoveryError(UpstreamdError):
     """A source could not be asked, or its answer could not be used.
 
-    `kind` is a short, bounded word for metrics: unreachable, timeout, denied, malformed, too_large, status.
+    `kind` is a short, bounded word for metrics: unreachable, timeout, denied, malformed, too_large, status,
+    internal (a bug of ours).
     """
 
     def __init__(self, reason: str, *, kind: str = "unreachable") -> None:

@@ -61,7 +61,7 @@ class Files:
 
     def __init__(self, directory: Path) -> None:
         self.service = "app"
-        self.source = FileDiscoverer("file", binding(), FileSource((str(directory / "*.json"),)))
+        self.source = FileDiscoverer("file", binding(), FileSource((str(directory / "*.json"),)), time.monotonic)
         self._path = directory / "targets.json"
         self._targets: list[str] = []
 

@@ -39,10 +39,10 @@ class Containers:
         self.started.append(identity)
         return identity
 
-    def network(self) -> str:
+    def network(self, *options: str) -> str:
         """A network of its own."""
         name = f"upstreamd-test-{uuid.uuid4().hex[:8]}"
-        docker("network", "create", name)
+        docker("network", "create", *options, name)
         self._networks.append(name)
         return name
 

@@ -20,7 +20,7 @@ from upstreamd.errors import ConfigError, DiscoveryError, Problem
 STANDARD_HOST = "unix:///var/run/docker.sock"
 
 _MAX_BYTES = 32 * 1024 * 1024
-_MAX_EVENT_BYTES = 1024 * 1024
+_MAX_EVENT_BYTES = 4 * 1024 * 1024  # an event repeats its container's labels
 _DEADLINE = aiohttp.ClientTimeout(total=10.0, sock_connect=5.0)
 _OPENS_WITHIN = 10.0  # seconds until the stream of events has begun
 # exec_* events, which every HEALTHCHECK makes, are not asked for

@@ -19,7 +19,7 @@ from upstreamd.discover import file_sd
 from upstreamd.discover.admit import answered
 from upstreamd.discover.source import Binding
 from upstreamd.errors import DiscoveryError
-from upstreamd.model import Answer
+from upstreamd.model import Answer, Clock
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_FILES = 1000
@@ -47,21 +47,22 @@ class FileDiscoverer:
     """The targets of the files that `paths` name or match. A call blocks until their bytes change; every few
     seconds it answers anyway, which shows that they have been read."""
 
-    def __init__(self, name: str, binding: Binding, source: FileSource) -> None:
+    def __init__(self, name: str, binding: Binding, source: FileSource, clock: Clock) -> None:
         self.name = name
         self.services = frozenset({binding.service})
         self._binding = binding
         self._paths = source.paths
+        self._clock = clock
         self._watch: _Watch | None = None
         self._known: tuple[bytes, Answer] | None = None
 
     async def discover(self) -> Answer:
         """The complete set; see Discoverer."""
         known, self._known = self._known, None  # a call that fails leaves none, so that the next returns at once
-        news = True
+        due = self._clock() + _SECONDS_BETWEEN_READS
         contents = await self._read() if known is None else None
-        while contents is None or (known and news and contents.digest == known[0]):
-            news = await self._changed()
+        while contents is None or (known and contents.digest == known[0] and self._clock() < due):
+            await self._changed(due - self._clock())
             contents = await self._read()
         if known is None or contents.digest != known[0]:
             known = contents.digest, await asyncio.to_thread(self._parsed, contents)
@@ -74,12 +75,11 @@ class FileDiscoverer:
         if watch is not None:
             await watch.close()
 
-    async def _changed(self) -> bool:
-        """Waits for news of the directories, or for the next reading; False without news."""
+    async def _changed(self, within: float) -> None:
         if self._watch is None:
-            await asyncio.sleep(_SECONDS_BETWEEN_READS)
-            return False
-        return await self._watch.news(_SECONDS_BETWEEN_READS)
+            await asyncio.sleep(within)
+        else:
+            await self._watch.news(within)
 
     async def _read(self) -> _Contents:
         contents = await asyncio.to_thread(_read, self._paths)
@@ -112,25 +112,23 @@ class _Watch:
         await asyncio.sleep(0)  # one turn of the loop takes the generator to its wait: inotify is then set up
         return watch
 
-    async def news(self, within: float) -> bool:
-        """Waits until something changes, at most `within` seconds; False where nothing did."""
+    async def news(self, within: float) -> None:
+        """Waits until something changes, at most `within` seconds."""
         if self._lost:
             await asyncio.sleep(within)
-            return False
+            return
         done, _ = await asyncio.wait({self._next}, timeout=within)
         if not done:
-            return False
+            return
         try:
             self._next.result()
         except (OSError, RuntimeError, StopAsyncIteration) as error:
             self._lost = True
             paths = ", ".join(sorted(path for path, _, _ in self.directories))
-            _log.warning(
-                "%s cannot be watched (%s); files are read every %g s instead", paths, error, _SECONDS_BETWEEN_READS
-            )
-            return True
+            reading = f"its files are read every {_SECONDS_BETWEEN_READS:g} s instead"
+            _log.warning("%s cannot be watched (%s); %s", paths, error, reading)
+            return
         self._next = asyncio.ensure_future(anext(self._changes))
-        return True
 
     async def close(self) -> None:
         """Ends the watch and its thread."""

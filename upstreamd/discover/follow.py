@@ -169,7 +169,7 @@ def _held_sentence(name: str, answer: Answer, held: frozenset[Instance]) -> str:
     services = ", ".join(sorted({instance.service for instance in held}))
     what = f"nothing for {services}" if services else "nothing"
     why = f" ({answer.doubt})" if answer.doubt else ""
-    if answer.skipped:
+    if answer.skipped and not answer.instances:
         first = answer.skipped[0]
         why += f" (entries were left out, the first is {first.entry}: {first.reason})"
     kept = f"; the last good set of {_count(len(held))} is held" if held else ""

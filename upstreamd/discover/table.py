@@ -23,7 +23,7 @@ def build(
 
     Their names are the kinds; where several services use a kind that serves one each, "kind:service".
     """
-    return (*_consul(config, environ), *_docker(config, clock, environ), *_files(config))
+    return (*_consul(config, environ), *_docker(config, clock, environ), *_files(config, clock))
 
 
 def _consul(config: Config, environ: Mapping[str, str]) -> list[Discoverer]:
@@ -50,9 +50,12 @@ def _docker(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Di
     return [DockerDiscoverer(bound, engine, config.docker.resync, clock)]
 
 
-def _files(config: Config) -> list[Discoverer]:
+def _files(config: Config, clock: Clock) -> list[Discoverer]:
     bound = [(service, service.file) for service in config.services if service.file is not None]
-    return [FileDiscoverer(_name("file", service, len(bound)), _binding(service), source) for service, source in bound]
+    return [
+        FileDiscoverer(_name("file", service, len(bound)), _binding(service), source, clock)
+        for service, source in bound
+    ]
 
 
 def _binding(service: ServiceSettings) -> Binding:

@@ -149,7 +149,7 @@ async def test_a_resync_finds_what_no_event_told(tmp_path: Path) -> None:
         lambda server: server.send(b"[1, 2]\n"),
         lambda server: server.send(b"\xff\xfe\n"),
         lambda server: server.send(b'{"Type": ["x"]}\n'),
-        lambda server: server.send(b"x" * 3_000_000),
+        lambda server: server.send(b"x" * 5_000_000),
     ],
     ids=["ends", "text", "list", "bytes", "types", "endless"],
 )

@@ -20,7 +20,7 @@ def text(*addresses: str) -> str:
 
 
 def source(*paths: Path) -> FileDiscoverer:
-    return FileDiscoverer("file", binding(), FileSource(tuple(map(str, paths))))
+    return FileDiscoverer("file", binding(), FileSource(tuple(map(str, paths))), time.monotonic)
 
 
 async def changed(discoverer: FileDiscoverer, change: object) -> tuple[set[str], float]:
@@ -144,6 +144,21 @@ async def test_unchanged_files_are_reported_from_time_to_time(tmp_path: Path) ->
     assert await files.discover() == first
     await files.close()
     assert 4.0 < time.monotonic() - begin < 30.0
+
+
+async def test_a_noisy_directory_does_not_make_a_file_look_old(tmp_path: Path) -> None:
+    """However much else changes in the directory, the answer comes after some seconds all the same."""
+    (tmp_path / "t.json").write_text(text("10.0.0.1"))
+    files = source(tmp_path / "t.json")
+    first = await files.discover()
+    waiting = asyncio.create_task(files.discover())
+    begin = time.monotonic()
+    while not waiting.done():
+        assert time.monotonic() - begin < 30.0
+        (tmp_path / "noise.log").write_text("x")
+        await asyncio.sleep(0.05)
+    assert waiting.result() == first
+    await files.close()
 
 
 async def test_a_broken_file_keeps_the_last_good_set(tmp_path: Path) -> None:
