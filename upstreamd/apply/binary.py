@@ -71,20 +71,12 @@ class Binary:
     async def _run(self, *command: str, timeout: float) -> tuple[int, str]:  # noqa: ASYNC109 - a setting, applied below
         shown = f"`nginx {command[1]}`"
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-                env={name: value for name, value in os.environ.items() if not _NOT_INHERITED.fullmatch(name)},
-            )
+            process, stdout, transport = await _start(*command)
         except OSError as error:
             raise ApplyError(f"{shown} cannot be run: {command[0]}: {error.strerror or error}") from error
-        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
         try:
             async with asyncio.timeout(timeout):
-                output = await _bounded(process.stdout)
+                output = await _bounded(stdout)
                 code = await process.wait()
         except TimeoutError as error:
             raise ApplyError(
@@ -95,7 +87,35 @@ class Binary:
             with contextlib.suppress(ProcessLookupError):  # the usual case: the whole group has ended
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+            transport.close()
         return code, output.decode(errors="replace")
+
+
+async def _start(*command: str) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.ReadTransport]:
+    """The process, and what it says through a pipe of ours. Raises OSError.
+
+    uvloop's own pipes are sockets, and `access_log /dev/stdout`, usual in containers, opens anything but a socket.
+    """
+    read_end, write_end = os.pipe()
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
+    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if not _NOT_INHERITED.fullmatch(name)},
+        )
+    except BaseException:  # a cancellation too
+        transport.close()
+        raise
+    finally:
+        os.close(write_end)
+    return process, reader, transport
 
 
 async def _bounded(stream: asyncio.StreamReader) -> bytes:
