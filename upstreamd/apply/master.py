@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from upstreamd.apply.process import Looks, Process, children, look, awaits
+from upstreamd.apply.process import Looks, Process, awaits, children, look
 from upstreamd.errors import ApplyError
 
 _MASTER = "nginx: master process"

@@ -49,6 +49,10 @@ class Transaction:
         document = self._confirmed.get(path)
         return None if document is None else document.digest
 
+    def forget(self) -> None:
+        """Count nothing as confirmed any more: nginx was restarted, so what it serves has to be proved anew."""
+        self._confirmed.clear()
+
     async def inspect(self) -> NginxView:
         """The running nginx as its pid file, its processes and the binary tell; never raises for what is missing."""
         build = await self._build()
