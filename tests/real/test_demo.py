@@ -175,6 +175,17 @@ def test_stopped_midway_it_says_so_and_leaves_nothing(
     shown.leaves_nothing()
 
 
+@pytest.mark.parametrize(("part", "name"), [("upstreamd run", "sidecar"), ("nginx: master", "nginx")])
+def test_a_part_that_breaks_is_named(demo: Callable[..., Demo], part: str, name: str) -> None:
+    """When the sidecar or nginx's master is killed from outside, the demo says which ended, exits 1, leaves nothing."""
+    shown = demo("--duration", "60")
+    shown.until_said("2 turn sick")
+    os.kill(next(pid for pid, command in shown.processes().items() if part in command), signal.SIGKILL)
+    assert shown.code() == 1
+    assert re.search(rf"^upstreamd demo: {name} has ended with code -9", shown.errors.read_text(), re.MULTILINE)
+    shown.leaves_nothing()
+
+
 def test_a_closed_terminal_ends_it(demo: Callable[..., Demo]) -> None:
     """On a terminal a table of the instances is kept up to date; closing the terminal ends all of it."""
     shown = demo(terminal=True)

@@ -170,9 +170,7 @@ async def _renew(scene: Scene, name: str) -> tuple[float, float]:
     up = scene.clock()
     scene.stage.targets.put(target)
     back = await scene.answered(target) - up
-    scene.tell(
-        f"{name} drained, last request after {left:.2f} s; restarted, first request {back:.2f} s after it was up"
-    )
+    scene.tell(f"{name} drained: last request after {left:.2f} s; now {_NEW}: first request after {back:.2f} s")
     return left, back
 
 

@@ -59,20 +59,26 @@ class Child:
         return f"; its log ends:\n{said}" if said else ""
 
     async def end(self) -> None:
-        """SIGTERM, and SIGKILL to what is left of its group after PATIENCE."""
-        self._signal(signal.SIGTERM)
+        """SIGTERM, SIGKILL after PATIENCE, and SIGKILL to what it left behind."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile, as intended
+                self._process.terminate()
         try:
             await asyncio.wait_for(self._process.wait(), PATIENCE)
         except TimeoutError:
             await self.kill()
+        self._kill_orphans()
 
     async def kill(self) -> None:
         """SIGKILL to it and everything in its process group."""
-        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile, as intended
-            os.killpg(self.pid, signal.SIGKILL)
+        self._kill_group()
         await self._process.wait()
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile, as intended
-                self._process.send_signal(number)
+    def _kill_orphans(self) -> None:
+        # Its group outlives it where it left processes behind, and so long nobody is given its number.
+        if not Path(f"/proc/{self.pid}").exists():
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # nobody is left, as intended
+            os.killpg(self.pid, signal.SIGKILL)

@@ -40,7 +40,8 @@ async def play(duration: float | None, port: int) -> int:
 
 def complain(sentence: str) -> None:
     """One sentence on stderr."""
-    sys.stderr.write(f"upstreamd demo: {sentence}\n")
+    with contextlib.suppress(OSError):  # the terminal is gone and nobody reads; the exit code still tells
+        sys.stderr.write(f"upstreamd demo: {sentence}\n")
 
 
 async def _perform(furnished: Stage, show: Show, stop: asyncio.Event, duration: float | None) -> int:
@@ -53,7 +54,9 @@ async def _perform(furnished: Stage, show: Show, stop: asyncio.Event, duration: 
         await _first_of(
             _all_acts(scene, show, duration), load.run(), furnished.watch(), show.run(furnished, load), stop.wait()
         )
-    except (ActError, StageError) as error:
+    except StageError as error:
+        trouble = str(error)
+    except ActError as error:
         trouble = f"{error}\n{furnished.logs()}"
     show.summary(load, scene.changes, furnished.reloads())
     if trouble:
@@ -95,10 +98,12 @@ async def _first_of(*parts: Coroutine[Any, Any, object]) -> None:
 def _signals(stop: asyncio.Event) -> Iterator[None]:
     """Turns every signal that asks for the end into `stop`."""
     loop = asyncio.get_running_loop()
-    for number in _ENDING:
+    # nohup has the terminal's end ignored, and means it
+    handled = [number for number in _ENDING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    for number in handled:
         loop.add_signal_handler(number, stop.set)
     try:
         yield
     finally:
-        for number in _ENDING:
+        for number in handled:
             loop.remove_signal_handler(number)

@@ -218,7 +218,7 @@ class Directory:
         self.targets = path / "targets.json"
 
     def furnish(self, binary: Path, port: int, admin_port: int) -> None:
-        """Writes nginx's and the sidecar's configuration. Raises OSError."""
+        """Writes nginx's and the sidecar's configuration. Raises BeginError, OSError."""
         self.path.chmod(0o711)  # workers of a root nginx are another user and pass through to their temp files
         (self.path / "temp").mkdir(mode=0o711)
         state = self.path / "state"
@@ -251,5 +251,11 @@ def _user() -> str:
     """The `user` line: workers of a root nginx are nobody; another user's nginx would only warn of it."""
     if os.geteuid() != 0:
         return ""
-    nobody = pwd.getpwnam("nobody")
-    return f"user {nobody.pw_name} {grp.getgrgid(nobody.pw_gid).gr_name};\n"
+    try:
+        nobody = pwd.getpwnam("nobody")
+        group = grp.getgrgid(nobody.pw_gid).gr_name
+    except KeyError as error:
+        raise BeginError(
+            "this system has no user nobody for nginx's workers; run the demo as a user, not root"
+        ) from error
+    return f"user {nobody.pw_name} {group};\n"

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich.console import Console
 from rich.live import Live
@@ -37,17 +38,23 @@ class Show:
         self._clock = clock
         self._begun = clock()
         self._gone = gone
-        self._console = _Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self._live: Live | None = None
+        self._terminal = sys.stdout.isatty()
+        self._console = _Console(file=sys.stdout, highlight=False, soft_wrap=True, force_terminal=self._terminal)
         self._counts: deque[tuple[float, dict[str, int]]] = deque()
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line, as it is."""
-        self._put(lambda: self._console.print(Text(text, style=style)))
+        self._put(partial(self._console.print, Text(text, style=style)))
 
     def event(self, act: str, sentence: str) -> None:
-        """One line of the timeline."""
-        self.line(f"{self._clock() - self._begun:6.1f} s  {act:<18}  {sentence}")
+        """One line of the timeline; on a terminal a long sentence goes on below itself."""
+        elapsed = f"{self._clock() - self._begun:6.1f} s"
+        if not self._terminal:
+            self.line(f"{elapsed}  {act:<18}  {sentence}")
+            return
+        row = Table.grid(padding=(0, 2))
+        row.add_row(Text(elapsed), Text(f"{act:<18}", style="bold", no_wrap=True), Text(sentence))
+        self._put(partial(self._console.print, row, soft_wrap=False))
 
     def welcome(self, stage: Stage, load: float) -> None:
         """What runs, and the addresses to open."""
@@ -68,7 +75,7 @@ class Show:
         self.line("It stays up; try for yourself:")
         self.line(f"  curl {stage.url}")
         self.line(f"  curl -X POST http://{name}/break    (and /heal)")
-        self.line(f"  upstreamd status --watch -c {stage.directory.sidecar_toml}")
+        self.line(f"  {sys.executable} -m upstreamd status --watch -c {stage.directory.sidecar_toml}")
 
     def summary(self, load: Load, changes: Sequence[Change], reloads: int) -> None:
         """How many requests failed, and how long every change took to reach nginx."""
@@ -81,16 +88,15 @@ class Show:
 
     async def run(self, stage: Stage, load: Load) -> None:
         """Keeps the table up to date until cancelled; without a terminal there is none."""
-        if not sys.stdout.isatty():
+        if not self._terminal:
             await asyncio.Event().wait()
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        live = self._live
+        live = Live(console=self._console, auto_refresh=False, transient=True)
         self._put(live.start)
         try:
             while True:
                 view = await stage.sidecar.view()
                 table = self._table(stage.targets.names, load, view)
-                self._put(lambda table=table: live.update(table, refresh=True))  # type: ignore[misc]  # a default is not a parameter here
+                self._put(partial(live.update, table, refresh=True))
                 await asyncio.sleep(_FRAME)
         finally:
             self._put(live.stop)

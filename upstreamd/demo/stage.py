@@ -148,18 +148,16 @@ async def _listens(port: int) -> bool:
 async def stage(port: int) -> AsyncIterator[Stage]:
     """A furnished stage on which nothing runs yet; at the end nothing of it is left. Raises BeginError, OSError."""
     binary = embedded_nginx()
-    front = reserve(port)
-    path = Path(tempfile.mkdtemp(prefix="upstreamd-demo-"))
-    try:
-        directory = Directory(path)
-        admin = reserve()
-        directory.furnish(binary, port_of(front), port_of(admin))
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
-            furnished = Stage(directory, binary, front, admin, http)
-            try:
-                yield furnished
-            finally:
-                await furnished.end()
-    finally:
-        front.close()
-        shutil.rmtree(path)
+    with reserve(port) as front, reserve() as admin:
+        path = Path(tempfile.mkdtemp(prefix="upstreamd-demo-"))
+        try:
+            directory = Directory(path)
+            directory.furnish(binary, port_of(front), port_of(admin))
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
+                furnished = Stage(directory, binary, front, admin, http)
+                try:
+                    yield furnished
+                finally:
+                    await furnished.end()
+        finally:
+            shutil.rmtree(path)

@@ -62,6 +62,19 @@ async def test_a_deaf_child_is_killed_with_its_own_children(tmp_path: Path, monk
     await eventually(lambda: ended(inner))
 
 
+async def test_what_a_dead_child_left_behind_is_ended(tmp_path: Path) -> None:
+    """A child killed from outside (as `kill -9` of nginx's master) leaves nothing running after `end`."""
+    script = "import subprocess, time; inner = subprocess.Popen(['sleep', '600']); print('inner', inner.pid, flush=True); time.sleep(600)"
+    master = await Child.start("master", [sys.executable, "-c", "".join(script)], tmp_path / "log")
+    await until_said(tmp_path / "log", "\n")
+    inner = int((tmp_path / "log").read_text().split()[1])
+    os.kill(master.pid, signal.SIGKILL)
+    await eventually(lambda: ended(master.pid))
+    assert not ended(inner)
+    await master.end()
+    await eventually(lambda: ended(inner))
+
+
 async def test_an_unasked_end_is_told_with_the_last_words(tmp_path: Path) -> None:
     """A child that ended by itself is named with its exit code and the end of its log."""
     broken = await Child.start("broken", [sys.executable, "-c", "raise SystemExit('no bread')"], tmp_path / "log")
