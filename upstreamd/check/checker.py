@@ -19,6 +19,9 @@ Key = tuple[str, Endpoint]
 RETRY = 1.0
 """Seconds. A probe that told nothing is repeated within this time, or within the interval if that is shorter."""
 
+BURSTS = 4
+"""So many times an interval an endpoint may be probed because of doubts."""
+
 
 class Checker:
     """Probes the endpoints of `services`, each service by its own settings.
@@ -99,6 +102,25 @@ class Checker:
         watched.due = self._clock()
         self._wheel.queue(watched)
         self._wheel.wake()
+
+    def doubt(self, service: str, endpoint: Endpoint) -> None:
+        """Somebody saw a healthy endpoint fail: probes it now, and without a pause until it passes or is unhealthy.
+
+        At most four such bursts begin within an interval; a doubt that comes sooner waits for its turn. Doubts about
+        an endpoint that is not healthy, or is in doubt already, tell nothing new.
+        """
+        watched = self._find(service, endpoint)
+        if watched is None or watched.doubted or watched.health.status is not Status.HEALTHY:
+            return
+        watched.doubted = True
+        now = self._clock()
+        begins = max(now, watched.doubted_at + watched.settings.interval / BURSTS)
+        watched.doubted_at = begins
+        if begins <= now:
+            self.probe_soon(service, endpoint)
+        elif not watched.flying and not watched.queued and begins < watched.due:
+            self._wheel.queue_at(watched, begins)
+            self._wheel.wake()
 
     async def run(self) -> None:
         """Probes until cancelled, then closes every connection. To be called once."""
@@ -187,6 +209,11 @@ class Checker:
             watched.again = False
             self._wheel.queue(watched)
             return
+        if watched.doubted:
+            watched.doubted = result.ok is False and watched.health.status is Status.HEALTHY
+            if watched.doubted:
+                self._wheel.queue(watched)
+                return
         if result.ok is None:
             self._wheel.queue_at(watched, result.at + anywhere(min(settings.interval, RETRY)))
             return

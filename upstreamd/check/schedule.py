@@ -35,12 +35,15 @@ class Watched:
 
     `due` is when the coming probe should start, `slot` the place in the timetable (0: none), `started` when the
     running or last one did. `still` is the checker's standstill clock at that moment. `lags`: the last probe
-    needed more than half its time. `excused`: the last failure was not counted because we ourselves stood still.
+    needed more than half its time. `doubted`: a burst of probes is on, or will be, because somebody saw it fail; the
+    last one began at `doubted_at`. `excused`: the last failure was not counted because we ourselves stood still.
     `spread`: the coming probe has been put off once already, because it was overdue.
     """
 
     __slots__ = (
         "again",
+        "doubted",
+        "doubted_at",
         "due",
         "endpoint",
         "excused",
@@ -71,8 +74,9 @@ class Watched:
         self.result: ProbeResult | None = None
         self.due = self.started = self.still = 0.0
         self.slot = 0
+        self.doubted_at = -math.inf
         self.again = self.excused = self.flying = self.gone = self.lags = self.paced = self.queued = False
-        self.spread = self.tried = False
+        self.doubted = self.spread = self.tried = False
 
     @property
     def is_settled(self) -> bool:
