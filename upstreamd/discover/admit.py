@@ -6,6 +6,7 @@ ranges, a port, bounded numbers, bounded tokens; everything else is refused, nev
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
 import re
@@ -125,6 +126,7 @@ def bounded(count: int, whose: str) -> None:
         )
 
 
+@functools.lru_cache(maxsize=2 * MAX_ENTRIES)  # sources repeat themselves, and parsing is most of the work
 def _address(text: str, binding: Binding) -> str:
     try:
         address = ipaddress.ip_address(text)

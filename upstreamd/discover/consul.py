@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import msgspec
 
@@ -76,6 +76,7 @@ class ConsulDiscoverer:
         self._seen = 0  # the last index that Consul gave, over failures too
         self._poll = False  # the last answer gave no index to block on
         self._doubt = ""
+        self._before: dict[bytes, Instance | Skipped] = {}  # the last answer: an entry with the same bytes is the same
 
     async def discover(self) -> Answer:
         """The complete set; see Discoverer."""
@@ -101,15 +102,16 @@ class ConsulDiscoverer:
             self._open = False
             await self._transport.leave()
 
-    def _admitted(self, entries: list[msgspec.Raw]) -> Iterator[Instance | Skipped]:
-        for raw in entries:
-            try:
-                yield _instance(msgspec.json.decode(raw, type=_Entry), self._binding, self._source)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                yield Skipped(
-                    f"entry {shown_bytes(raw)}",
-                    f"it is not a health entry: {shown(str(error), 160)}",
-                )
+    def _admitted(self, entries: list[msgspec.Raw]) -> Iterable[Instance | Skipped]:
+        raw = [bytes(entry) for entry in entries]
+        self._before = {entry: self._before.get(entry) or self._admit(entry) for entry in raw}
+        return self._before.values()
+
+    def _admit(self, raw: bytes) -> Instance | Skipped:
+        try:
+            return _instance(msgspec.json.decode(raw, type=_Entry), self._binding, self._source)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            return Skipped(f"entry {shown_bytes(raw)}", f"it is not a health entry: {shown(str(error), 160)}")
 
     def _follow_index(self, reply: Reply) -> None:
         """The rules of Consul's blocking queries: 0 or nonsense cannot be blocked on, a lower index starts again."""

@@ -9,10 +9,10 @@ from upstreamd.config import Network
 from upstreamd.model import Answer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Binding:
     """What a source has to know of a service it feeds: its name, its default port (0: none), and the ranges
-    that its instances' addresses may lie in."""
+    that its instances' addresses may lie in. Compared by identity, so that checked addresses can be remembered."""
 
     service: str
     port: int
