@@ -7,6 +7,7 @@ once the master is idle the matter is decided: either every old worker quits, or
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from upstreamd.apply.errorlog import ErrorLog
@@ -33,48 +34,82 @@ class Verdict(Enum):
     UNANSWERED = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """nginx's processes just before a reload was asked for: its workers that take requests, and all its children."""
+
+    serving: frozenset[Process]
+    children: frozenset[int]
+
+
+def look_before(master: Master) -> Before:
+    """Note them, twice, because the list of children may miss one while another exits, proc_pid_task(5)."""
+    serving = {worker.process for _ in range(2) for worker in master.workers() if not worker.draining}
+    return Before(frozenset(serving), frozenset(pid for _ in range(2) for pid in master.children()))
+
+
 async def settled(master: Master, clock: Clock, patience: float) -> bool:
     """Whether the master is through with the reloads that others asked for, within `patience` seconds: which content a
-    reload reads cannot be told when the file changes during it."""
+    reload reads cannot be told when the file changes during it. A master that has ended is through with everything."""
     end = clock() + patience
-    while master.reloading():
+    while master.reloading() and master.alive:
         if clock() >= end:
             return False
         await asyncio.sleep(_POLL)
     return True
 
 
-async def reload_outcome(master: Master, before: set[Process], log: ErrorLog, clock: Clock, patience: float) -> Verdict:
-    """What became of the reload that was just asked for, within `patience` seconds; `before` are the workers noted
-    before it was."""
+async def reload_outcome(master: Master, before: Before, log: ErrorLog, clock: Clock, patience: float) -> Verdict:
+    """What became of the reload that was just asked for, within `patience` seconds."""
     end = clock() + patience
-    while (verdict := _verdict(master, before, log)) is None:
+    watch = _Watch(master, before, log)
+    while (verdict := watch.verdict()) is None:
         if clock() >= end:
-            return _at_the_end(master, before)
+            return watch.verdict_at_the_end()
         await asyncio.sleep(_POLL)
     return verdict
 
 
-def _verdict(master: Master, before: set[Process], log: ErrorLog) -> Verdict | None:
-    """The verdict, where there is one yet."""
-    reloading = master.reloading()  # first: what is seen after an idle master is the final state
-    if not master.alive:
-        return Verdict.MASTER_ENDED
-    if reloading:
-        return None
-    fresh = [worker for worker in master.workers() if worker.process not in before and not worker.draining]
-    old_serve = any(not worker.draining for worker in master.remaining(before))
-    if fresh and not old_serve:
+class _Watch:
+    """What has been seen of one reload so far."""
+
+    def __init__(self, master: Master, before: Before, log: ErrorLog) -> None:
+        self._master = master
+        self._before = before
+        self._log = log
+        self._begun = False
+
+    def verdict(self) -> Verdict | None:
+        """The verdict, where there is one yet."""
+        reloading = self._master.reloading()  # first: what is seen after an idle master is the final state
+        if not self._master.alive:
+            return Verdict.MASTER_ENDED
+        # a new child that dies stays to be seen, for the master does not reap before it has told the old ones to quit
+        self._begun = self._begun or not self._before.children.issuperset(self._master.children())
+        if reloading:
+            return None
+        complaints = self._log.complaints(self._master.process.pid)
+        emergency = any("[emerg]" in line for line in complaints)
+        if not self._begun and not complaints:
+            return None if reloading is None else Verdict.DROPPED
+        if not self._begun and emergency:
+            return Verdict.DROPPED
+        return self._verdict_on_workers(emergency=emergency)
+
+    def _verdict_on_workers(self, *, emergency: bool) -> Verdict | None:
+        """The verdict on a reload that has brought new workers, though they may be dead already."""
+        if any(not worker.draining for worker in self._master.remaining(self._before.serving)):
+            return Verdict.UNCLEAR if emergency else None
+        if not self._fresh():
+            return Verdict.DIED
         # a worker that crashed and came back looks new too, but then nginx has said why it dropped the reload
-        return Verdict.UNCLEAR if log.complaints(master.process.pid) else Verdict.TAKEN
-    if fresh:
-        return None
-    if reloading is None and not log.complaints():
-        return None  # a kernel that does not tell: only nginx's own words end it early
-    return Verdict.DROPPED if old_serve else Verdict.DIED
+        return Verdict.UNCLEAR if emergency else Verdict.TAKEN
 
+    def verdict_at_the_end(self) -> Verdict:
+        """The verdict when the time is over."""
+        return Verdict.OLD_STAY if self._fresh() and not self._master.reloading() else Verdict.UNANSWERED
 
-def _at_the_end(master: Master, before: set[Process]) -> Verdict:
-    if any(worker.process not in before and not worker.draining for worker in master.workers()):
-        return Verdict.OLD_STAY
-    return Verdict.UNANSWERED
+    def _fresh(self) -> bool:
+        return any(
+            worker.process not in self._before.serving and not worker.draining for worker in self._master.workers()
+        )

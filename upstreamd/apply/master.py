@@ -60,9 +60,13 @@ class Master:
 
     def workers(self) -> list[Worker]:
         """Its worker processes; cache managers and a child that is not a worker yet are left out."""
-        return [worker for pid in children(self.process.pid) if (worker := _worker(look(pid))) is not None]
+        return [worker for pid in self.children() if (worker := _worker(look(pid))) is not None]
 
-    def remaining(self, workers: set[Process]) -> list[Worker]:
+    def children(self) -> list[int]:
+        """Pids of all its children, those that have ended and wait to be reaped included."""
+        return children(self.process.pid)
+
+    def remaining(self, workers: frozenset[Process]) -> list[Worker]:
         """Those of `workers` that still live."""
         found = (_worker(look(process.pid)) for process in workers)
         return [worker for worker in found if worker is not None and worker.process in workers]

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from upstreamd.apply.confirm import Verdict, reload_outcome, settled
+from upstreamd.apply.confirm import Before, Verdict, look_before, reload_outcome, settled
 from upstreamd.apply.errorlog import ErrorLog, in_one_line
 from upstreamd.apply.files import OutputFile, restore
-from upstreamd.apply.master import Master
-from upstreamd.apply.process import Process
+from upstreamd.apply.master import Master, NoMasterError
 from upstreamd.errors import ApplyError
 from upstreamd.model import Clock, OutcomeKind
 
@@ -50,6 +49,8 @@ class Reload:
         cancellation before it was, the files are put back."""
         try:
             before = await self._ask()
+        except NoMasterError:
+            return self._master_ended()
         except BaseException:
             restore(self._outputs)
             raise
@@ -72,13 +73,16 @@ class Reload:
             case Verdict.DIED | Verdict.UNCLEAR:
                 return await self._undone(verdict)
 
-    async def _ask(self) -> set[Process]:
-        """Send SIGHUP once no other reload is under way; returns the workers that must quit."""
+    async def _ask(self) -> Before:
+        """Send SIGHUP once no other reload is under way; returns what was there before."""
         await settled(self._master, self._clock, self._patience)
-        # twice, because the list of children may miss one while another exits, proc_pid_task(5)
-        before = {worker.process for _ in range(2) for worker in self._master.workers() if not worker.draining}
+        before = look_before(self._master)
         self._master.reload()
         return before
+
+    def _master_ended(self) -> Ending:
+        detail = f"{self._master} ended during the reload; the new file is in place and is read when nginx starts"
+        return Ending(OutcomeKind.FAILED, detail, Serves.UNKNOWN)
 
     async def _dropped(self) -> Ending:
         """nginx has refused the text that its own test took; it serves on, so the file alone goes back."""
