@@ -4,6 +4,7 @@
 PYTHON ?= python3
 ARGS   ?=
 IMAGE  ?= upstreamd:local
+BENCH  ?= *
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench image clean environment environment-dev
@@ -12,7 +13,7 @@ help:
 	@echo 'make demo    the whole product on this machine; ARGS="--duration 20" and the like are passed on'
 	@echo 'make test    make check, then every test this machine can run; PYTEST_ARGS are passed on'
 	@echo 'make check   format, lint, types, import contracts'
-	@echo 'make bench   comparisons with peers; ARGS are passed on'
+	@echo 'make bench   measurements and comparisons with peers; BENCH=propagation chooses one, ARGS are passed on'
 	@echo 'make image   the container image $(IMAGE)'
 	@echo 'make clean   remove .venv and what builds and tests left'
 	@echo
@@ -31,7 +32,9 @@ check: environment-dev
 	.venv/bin/lint-imports
 
 bench: environment-dev
-	@.venv/bin/python bench/probe.py $(ARGS)
+	@for script in $$(grep -l '__main__' bench/$(BENCH).py); do \
+	    echo "== $$script"; .venv/bin/python "$$script" $(ARGS) || exit 1; \
+	done
 
 image:
 	docker build --tag $(IMAGE) .
