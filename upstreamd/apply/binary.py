@@ -79,14 +79,15 @@ class Binary:
                 output = await _bounded(stdout)
                 code = await process.wait()
         except TimeoutError as error:
+            await _end(process)
             raise ApplyError(
                 f"{shown} did not end within {timeout:g}s and was killed; a host name that does not resolve makes it "
                 "wait, use IP addresses or raise nginx.test_timeout"
             ) from error
+        except BaseException:  # a cancellation too
+            await _end(process)
+            raise
         finally:
-            with contextlib.suppress(ProcessLookupError):  # the usual case: the whole group has ended
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
             transport.close()
         return code, output.decode(errors="replace")
 
@@ -116,6 +117,13 @@ async def _start(*command: str) -> tuple[asyncio.subprocess.Process, asyncio.Str
     finally:
         os.close(write_end)
     return process, reader, transport
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill the process and what it has started, and reap it."""
+    with contextlib.suppress(ProcessLookupError):  # it has just ended, and everything of its group with it
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 async def _bounded(stream: asyncio.StreamReader) -> bytes:
