@@ -14,11 +14,11 @@ import uvloop
 
 from upstreamd import __version__
 from upstreamd.apply import OutputLock, Transaction
-from upstreamd.check import Checker
+from upstreamd.check import Checker, Evidence, PassiveListener
 from upstreamd.config import Config, load
 from upstreamd.discover import build, follow
 from upstreamd.errors import ConfigError, UpstreamdError
-from upstreamd.model import Picture
+from upstreamd.model import Picture, Reported
 from upstreamd.observe.http import AdminServer
 from upstreamd.observe.log import configure
 from upstreamd.observe.metrics import Metrics
@@ -54,9 +54,10 @@ class Daemon:
         self._reload = asyncio.Event()
         self._reconciler: Reconciler | None = None
         self._checker: Checker | None = None
+        self._evidence: Evidence | None = None
         self._transaction: Transaction | None = None
         self._working: Config | None = None
-        self._metrics = Metrics(self._picture)
+        self._metrics = Metrics(self._picture, reported=self._reported)
 
     async def run(self) -> None:
         """Start, work, and shut down in order."""
@@ -110,9 +111,15 @@ class Daemon:
                 on_probe=self._metrics.probed,
                 known=self._checker.snapshot() if self._checker is not None else None,
             )
-            reconciler.situation.attach(checker)
+            listener = self._listener(config, checker, reconciler)
+            if listener is not None:
+                listener.open()
+                stack.callback(listener.close)
+            reconciler.situation.attach(checker, self._evidence)
             stages = [asyncio.create_task(checker.run(), name="check")]
             stages += [asyncio.create_task(reconciler.run(), name="reconcile")]
+            if listener is not None:
+                stages.append(asyncio.create_task(listener.run(), name="passive"))
             for discoverer in discoverers:
                 following = follow(
                     discoverer,
@@ -130,6 +137,23 @@ class Daemon:
                 carried = reconciler.carried()
                 state.save(carried)
         return carried
+
+    def _listener(self, config: Config, checker: Checker, reconciler: Reconciler) -> PassiveListener | None:
+        """Where nginx's reports come in, if the configuration says so; ejections outlive a configuration."""
+        known = self._evidence.ejections() if self._evidence is not None else None
+        self._evidence = None
+        if config.passive.listen is None:
+            return None
+        evidence = self._evidence = Evidence(
+            {service.name: service.passive for service in config.services},
+            clock=self._clock,
+            health=checker.health,
+            doubt=checker.doubt,
+            changed=reconciler.health_changed,
+            later=asyncio.get_running_loop().call_later,
+            known=known,
+        )
+        return PassiveListener(config.passive, evidence.take)
 
     def _same_transaction(self, config: Config) -> Transaction:
         """The transaction, with what it knows to be confirmed, unless the settings it works by have changed."""
@@ -171,6 +195,9 @@ class Daemon:
 
     def _picture(self) -> Picture:
         return self._reconciler.picture() if self._reconciler is not None else Picture()
+
+    def _reported(self) -> Reported | None:
+        return self._evidence.reported() if self._evidence is not None else None
 
 
 async def _end(stages: list[asyncio.Task[None]]) -> None:

@@ -304,6 +304,42 @@ class NginxView:
 
 
 @dataclass(frozen=True, slots=True)
+class Ejection:
+    """An instance is out for what nginx saw of it, from `since` until `until` (monotonic seconds).
+
+    `times` tells how often that has happened without enough good time in between.
+    """
+
+    since: float
+    until: float
+    times: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What nginx reported of the requests it sent to one endpoint, since we listen.
+
+    `requests` is estimated where nginx reports only a share of the good ones. `failures` counts by kind: those that
+    got no answer (`connection`, `timeout`) and those the application itself answered with 5xx (`error`). `answered`
+    got an answer, after `seconds` in all.
+    """
+
+    requests: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    answered: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Everything nginx reported: by service and endpoint, and the `lines` it took, by what became of them."""
+
+    traffic: Mapping[tuple[str, Endpoint], Traffic] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceView:
     """A service as decided and as confirmed: `generation` and `digest` are of what nginx is known to serve
     (0 and empty before the first confirmation); `applied_at` is monotonic."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from upstreamd.check import Checker
+from upstreamd.check import Checker, Evidence
 from upstreamd.config import Config, ServiceSettings
 from upstreamd.decide import Claims, decide, settle
 from upstreamd.model import Decision, Endpoint, ProbeResult, Snapshot, SourceState, Upstream
@@ -30,10 +30,13 @@ class Situation:
         self._claims = Claims(owners=owners)
         self._changed = changed
         self._checker: Checker | None = None
+        self._evidence: Evidence | None = None
 
-    def attach(self, checker: Checker) -> None:
-        """Give the checker whose verdicts count; it is told at once which endpoints to watch."""
+    def attach(self, checker: Checker, evidence: Evidence | None = None) -> None:
+        """Give the checker whose verdicts count, and where nginx reports, what collects its reports; both are told at
+        once which endpoints to watch."""
         self._checker = checker
+        self._evidence = evidence
         self._watch()
 
     @property
@@ -91,7 +94,8 @@ class Situation:
                 if found is not None:
                     health[claim.instance.endpoint] = found
         refused = self._claims.refused.get(name, ())
-        return decide(settings, claims, health, before, unavailable=self._unavailable, refused=refused)
+        ejected = self._evidence.ejected(name) if self._evidence is not None else {}
+        return decide(settings, claims, health, before, unavailable=self._unavailable, refused=refused, ejected=ejected)
 
     def _watch(self) -> None:
         """Settle who owns what, and have exactly the accepted endpoints probed."""
@@ -100,6 +104,8 @@ class Situation:
             accepted = self._claims.accepted
             wanted = {name: [claim.instance.endpoint for claim in accepted.get(name, ())] for name in self._services}
             self._checker.watch(wanted)
+            if self._evidence is not None:
+                self._evidence.watch(wanted)
 
 
 def _instances(state: SourceState) -> object:

@@ -138,3 +138,41 @@ def test_nested_json_expectations_are_dotted_paths() -> None:
     """A table in expect_json means the same as a dotted path, and keeps the type of its value."""
     config = parse(FILE_SOURCE + "[services.app.health.expect_json]\ndb = { ready = true }\n")
     assert config.services[0].health.expect_json == (("db.ready", True),)
+
+
+def test_passive_evidence_is_off_until_it_is_given_an_address() -> None:
+    """Without [passive] nothing listens; a unix socket or loopback address switches it on, with Envoy's defaults."""
+    config = parse(FILE_SOURCE)
+    assert config.passive.listen is None
+    (service,) = config.services
+    rules = service.passive
+    assert (rules.eject, rules.consecutive, rules.base, rules.max_percent) == (False, 5, 30, 10)
+    config = parse(
+        FILE_SOURCE
+        + '[services.app.passive]\neject = true\nbase = "10s"\n'
+        + '[passive]\nlisten = "unix:/run/upstreamd/passive.sock"\nmode = "0622"\n'
+    )
+    assert str(config.passive.listen) == "unix:/run/upstreamd/passive.sock"
+    assert config.passive.mode == 0o622
+    assert (config.services[0].passive.eject, config.services[0].passive.base) == (True, 10)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            '[passive]\nlisten = "0.0.0.0:5140"\n',
+            "passive.listen = 0.0.0.0:5140: takes reports from other machines: listen on a unix socket or on 127.0.0.1",
+        ),
+        (
+            "[services.app.passive]\neject = true\n",
+            "services.app.passive.eject = true: needs nginx to report: set passive.listen, like "
+            '"unix:/run/upstreamd/passive.sock"',
+        ),
+        ('[passive]\nmode = "rw"\n', 'passive.mode = "rw": must be permission bits in quotes, like "0660"'),
+        ("[passive]\nmode = 660\n", 'passive.mode = 660: must be permission bits in quotes, like "0660"'),
+    ],
+)
+def test_passive_settings_that_cannot_work_are_refused(content: str, expected: str) -> None:
+    """An address open to other machines, an ejection without reports and a wrong mode are each one sentence."""
+    assert problems(FILE_SOURCE + content) == [expected]

@@ -30,6 +30,7 @@ def test_every_example_configuration_loads(example: str) -> None:
 
 def keys() -> list[str]:
     sections = [values.ServiceSettings, values.HealthSettings, values.ConsulSource, values.DockerSource]
+    sections += [values.EjectionSettings]
     sections += [values.FileSource, *(type(getattr(Config(), field.name)) for field in dataclasses.fields(Config))]
     return sorted(
         {

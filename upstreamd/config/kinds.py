@@ -165,6 +165,18 @@ def listen(value: object) -> Listen:
     return Listen(str(address), int(port))
 
 
+def listen_or_off(value: object) -> Listen | None:
+    """Reads what `listen` reads; empty text is None."""
+    return None if value == "" else listen(value)
+
+
+def mode(value: object) -> int:
+    """Reads the permission bits of a file, written in octal as for chmod(1)."""
+    if not isinstance(value, str) or re.fullmatch(r"0?[0-7]{3}", value) is None:
+        raise ValueError('must be permission bits in quotes, like "0660"')
+    return int(value, 8)
+
+
 def statuses(value: object) -> tuple[tuple[int, int], ...]:
     """Reads HTTP status sets such as "200" or "200-299,304" as inclusive ranges (RFC 9110, section 15)."""
     remedy = 'write it like "200" or "200-299,304"'

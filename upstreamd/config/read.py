@@ -165,6 +165,10 @@ def _agree(config: Config, problems: list[Problem]) -> None:
     if not admin.listen.guarded and not admin.token_file:
         reason = "is reachable from other machines: set admin.token_file, or listen on 127.0.0.1 or a unix socket"
         problems.append(Problem("admin.listen", str(admin.listen), reason))
+    passive = config.passive.listen
+    if passive is not None and not passive.guarded:
+        reason = "takes reports from other machines: listen on a unix socket or on 127.0.0.1"
+        problems.append(Problem("passive.listen", str(passive), reason))
     if not config.services:
         problems.append(Problem("services", "", "none is declared; add [services.NAME] with a source"))
     outputs: dict[str, str] = {}
@@ -180,6 +184,9 @@ def _agree(config: Config, problems: list[Problem]) -> None:
             reason = f"is also the output of services.{outputs[service.output]}; give each its own file"
             problems.append(Problem(f"{path}.output", service.output, reason))
         outputs[service.output] = service.name
+        if service.passive.eject and passive is None:
+            reason = 'needs nginx to report: set passive.listen, like "unix:/run/upstreamd/passive.sock"'
+            problems.append(Problem(f"{path}.passive.eject", "true", reason))
         _agree_on_health(service.health, f"{path}.health", problems)
 
 

@@ -17,6 +17,8 @@ from upstreamd.config.kinds import (
     integer,
     json_expectation,
     listen,
+    listen_or_off,
+    mode,
     networks,
     statuses,
     text,
@@ -71,6 +73,14 @@ class UnavailableSettings:
     """Our own 503 responder, the server of last resort of `all_unhealthy = "none"`."""
 
     listen: Listen = setting("127.0.0.1:9146", listen)
+
+
+@dataclass(frozen=True, slots=True)
+class PassiveSettings:
+    """Where nginx reports what became of requests (nginx/passive.conf); None: it does not. `mode` is of the socket."""
+
+    listen: Listen | None = setting("", listen_or_off)
+    mode: int = setting("0660", mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +169,16 @@ class HealthSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EjectionSettings:
+    """When an instance leaves for what nginx saw, whatever its own health answer says. `base` in seconds."""
+
+    eject: bool = setting(False, flag)
+    consecutive: int = setting(5, integer(1, 1000))
+    base: float = setting("30s", duration(1, 3600))
+    max_percent: int = setting(10, integer(1, 100))
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSettings:
     """One service: where its upstream is written, who may feed it, and how it is checked.
 
@@ -186,6 +206,7 @@ class ServiceSettings:
     panic_threshold: int = setting(0, integer(0, 100))
     allow: tuple[Network, ...] = setting(["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"], networks)
     health: HealthSettings = dataclasses.field(default=HealthSettings())
+    passive: EjectionSettings = dataclasses.field(default=EjectionSettings())
     consul: ConsulSource | None = None
     docker: DockerSource | None = None
     file: FileSource | None = None
@@ -200,6 +221,7 @@ class Config:
     apply: ApplySettings = dataclasses.field(default=ApplySettings())
     admin: AdminSettings = dataclasses.field(default=AdminSettings())
     unavailable: UnavailableSettings = dataclasses.field(default=UnavailableSettings())
+    passive: PassiveSettings = dataclasses.field(default=PassiveSettings())
     state: StateSettings = dataclasses.field(default=StateSettings())
     log: LogSettings = dataclasses.field(default=LogSettings())
     consul: ConsulAgent = dataclasses.field(default=ConsulAgent())

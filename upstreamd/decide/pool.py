@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from upstreamd.config import ServiceSettings
 from upstreamd.decide.claim import Claim
-from upstreamd.model import Decision, Endpoint, Health, Member, Server, State, Status, Upstream
+from upstreamd.model import Decision, Ejection, Endpoint, Health, Member, Server, State, Status, Upstream
 
 _WITHOUT_BACKUP = ("hash", "ip_hash", "random")
 _STATES = {
@@ -15,6 +16,11 @@ _STATES = {
     Status.UNHEALTHY: State.UNHEALTHY,
 }
 _UNKNOWN = Health()
+_NONE: Mapping[Endpoint, Ejection] = MappingProxyType({})
+
+
+_Judged = tuple[Claim, State, str, float]
+"""A claim, its state, the reason, and since when."""
 
 
 def decide(
@@ -25,15 +31,18 @@ def decide(
     *,
     unavailable: Endpoint,
     refused: Sequence[str] = (),
+    ejected: Mapping[Endpoint, Ejection] = _NONE,
 ) -> Decision:
     """Decide who serves one service.
 
     `before` is the upstream decided last (or saved by an earlier run), which `all_unhealthy = "keep"` falls back
-    on; `unavailable` is where our 503 responder listens; `refused` are conflicts to be shown with the service.
+    on; `unavailable` is where our 503 responder listens; `refused` are conflicts to be shown with the service;
+    `ejected` are out for what nginx saw of them, and count as unhealthy while another instance is healthy.
     The upstream of the result always has a server that is not a backup; it is None where nothing is known yet,
     so that nginx keeps what it has.
     """
     states = [(claim, *_state(claim, health.get(claim.instance.endpoint, _UNKNOWN))) for claim in claims]
+    states = _without_ejected(states, ejected)
     healthy = [claim for claim, state, _, _ in states if state is State.HEALTHY]
     settled = [claim for claim, state, _, _ in states if state in (State.HEALTHY, State.UNHEALTHY)]
     panic = bool(settled) and len(healthy) * 100 < settings.panic_threshold * len(settled)
@@ -66,6 +75,23 @@ def _state(claim: Claim, health: Health) -> tuple[State, str, float]:
     if instance.withheld:
         return State.UNHEALTHY, instance.withheld, health.since
     return _STATES[health.status], health.reason, health.since
+
+
+def _without_ejected(states: list[_Judged], ejected: Mapping[Endpoint, Ejection]) -> list[_Judged]:
+    """The states with every ejected instance unhealthy, unless that would leave no healthy one: what passes its own
+    checks is better than nothing."""
+    if not ejected:
+        return states
+    if all(state is not State.HEALTHY or claim.instance.endpoint in ejected for claim, state, _, _ in states):
+        return states
+    return [_with_ejection(judged, ejected.get(judged[0].instance.endpoint)) for judged in states]
+
+
+def _with_ejection(judged: _Judged, ejection: Ejection | None) -> _Judged:
+    claim, state, _, _ = judged
+    if ejection is None or state is not State.HEALTHY:
+        return judged
+    return claim, State.UNHEALTHY, ejection.reason, ejection.since
 
 
 def _servers(settings: ServiceSettings, claims: Sequence[Claim]) -> tuple[Server, ...]:

@@ -12,8 +12,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from upstreamd import __version__
-from upstreamd.model import Clock, Outcome, OutcomeKind, Picture, ProbeResult
+from upstreamd.model import Clock, Outcome, OutcomeKind, Picture, ProbeResult, Reported
 from upstreamd.observe.gauges import gauges
+from upstreamd.observe.passive import passive
 
 PROBE_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 APPLY_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -61,7 +62,8 @@ class _Probes:
 class Metrics(Collector):
     """Counts what happens and renders everything as Prometheus text (format 0.0.4), from a registry of its own.
 
-    `clock` is monotonic, `wall` Unix time, both in seconds. At most `max_instances` endpoints get a series of their
+    `clock` is monotonic, `wall` Unix time, both in seconds. `reported` gives what nginx itself reported, None where it
+    does not. At most `max_instances` endpoints get a series of their
     own; the number of others is told by `upstreamd_instances_without_series`. Counting is for the event loop's
     thread alone; `render` may be called from another.
     """
@@ -73,11 +75,13 @@ class Metrics(Collector):
         clock: Clock = time.monotonic,
         wall: Callable[[], float] = time.time,
         max_instances: int = 10_000,
+        reported: Callable[[], Reported | None] = lambda: None,
     ) -> None:
         self._picture = picture
         self._clock = clock
         self._wall = wall
         self._max_instances = max_instances
+        self._reported = reported
         self._probes: dict[str, _Probes] = {}
         self._source_errors: dict[tuple[str, str], int] = {}
         self._applies = dict.fromkeys(OutcomeKind, 0)
@@ -125,6 +129,9 @@ class Metrics(Collector):
         yield self._source_counter()
         yield from self._apply_counters()
         yield from gauges(self._picture(), self._wall() - self._clock(), self._max_instances)
+        reported = self._reported()
+        if reported is not None:
+            yield from passive(reported, self._max_instances)
         build = GaugeMetricFamily("upstreamd_build_info", "Always 1; the version is the label.", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
