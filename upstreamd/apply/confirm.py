@@ -89,7 +89,7 @@ class _Watch:
         if reloading:
             return None
         complaints = self._log.complaints(self._master.process.pid)
-        emergency = any("[emerg]" in line for line in complaints)
+        emergency = any(line.startswith("[emerg]") for line in complaints)
         if not self._begun and not complaints:
             return None if reloading is None else Verdict.DROPPED
         if not self._begun and emergency:

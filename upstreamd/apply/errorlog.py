@@ -13,8 +13,8 @@ from upstreamd.errors import ApplyError
 
 _MOST_BYTES = 64 * 1024
 _MOST_WORDS = 2048
-_LINE = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (\[(?:emerg|alert|crit)\] (\d+)#\d+: .*)")
-_FATAL = re.compile(r"\[emerg\]|exited (?:with fatal code|on signal)")
+_LINE = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (\[(?:emerg|alert|crit)\] )(\d+)#\d+: (.*)")
+_FATAL = re.compile(r"\[emerg\]|\[alert\] [a-z ]+ \d+ exited (?:with fatal code|on signal)")
 
 
 class ErrorLog:
@@ -37,7 +37,8 @@ class ErrorLog:
         except OSError:
             return []  # without the log the reload is judged by the processes alone
         found = (_LINE.match(line) for line in text.splitlines())
-        return [_printable(line[1]) for line in found if line and _FATAL.search(line[1]) and pid in (0, int(line[2]))]
+        lines = [match[1] + match[3] for match in found if match and pid in (0, int(match[2]))]
+        return [_printable(line) for line in lines if _FATAL.match(line)]
 
 
 def find_error_log(settings: NginxSettings, configuration: Configuration, build: Build) -> str:
