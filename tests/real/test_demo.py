@@ -156,7 +156,7 @@ def test_without_a_duration_it_stays_up_until_ctrl_c(demo: Callable[..., Demo]) 
         assert get(int(address[1]), path)[0] == 200
     shown.process.send_signal(signal.SIGINT)
     assert shown.code() == 0, shown.said + shown.errors.read_text()
-    assert " 0 failed" in shown.said
+    assert " 0 failed" in shown.said, shown.said + shown.errors.read_text()
     shown.leaves_nothing()
 
 
@@ -170,7 +170,7 @@ def test_stopped_midway_it_says_so_and_leaves_nothing(
     shown.until_said(moment)
     shown.process.send_signal(number)
     assert shown.code() == 1
-    assert " 0 failed" in shown.said
+    assert " 0 failed" in shown.said, shown.said + shown.errors.read_text()
     assert "stopped before act" in shown.errors.read_text()
     shown.leaves_nothing()
 

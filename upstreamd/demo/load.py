@@ -41,7 +41,7 @@ class Load:
         self._waiting: list[tuple[str, str, asyncio.Future[float]]] = []
         self.total = 0
         self.failed = 0
-        self.failures: list[str] = []
+        self.failures: list[tuple[float, str]] = []
         self.by: dict[str, Answers] = {}
 
     def begin(self) -> None:
@@ -91,19 +91,20 @@ class Load:
             async with session.request(method, self._url, data=_BODY if method == "POST" else None) as answer:
                 await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            self._fail(f"{method} failed after {self._clock() - begun:.2f} s: {type(error).__name__} {error}")
+            self._fail(method, begun, f"{type(error).__name__} {error}")
             return
         instance = answer.headers.get("X-Instance", "")
         if answer.status != 200 or not instance:
-            self._fail(f"{method} was answered {answer.status} {answer.reason}")
+            self._fail(method, begun, f"answered {answer.status} {answer.reason}")
             return
         self._count(instance, answer.headers.get("X-Version", ""))
 
-    def _fail(self, sentence: str) -> None:
+    def _fail(self, method: str, begun: float, reason: str) -> None:
         self._ended()
         self.failed += 1
         if len(self.failures) < _KEPT_FAILURES:
-            self.failures.append(sentence)
+            now = self._clock()
+            self.failures.append((now, f"{method} failed after {now - begun:.3f} s: {reason}"))
 
     def _ended(self) -> None:
         self.total += 1

@@ -81,8 +81,8 @@ class Show:
         """How many requests failed, and how long every change took to reach nginx."""
         self.line()
         self.line(f"{load.total:,} requests, {load.failed:,} failed; nginx reloaded {reloads} times", "bold")
-        for failure in load.failures:
-            self.line(f"  {failure}", "red")
+        for at, failure in load.failures:
+            self.line(f"  {at - self._begun:6.1f} s  {failure}", "red")
         for change in changes:
             self.line(f"  {change.took:6.2f} s  {change.what}")
 

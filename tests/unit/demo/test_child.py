@@ -64,8 +64,13 @@ async def test_a_deaf_child_is_killed_with_its_own_children(tmp_path: Path, monk
 
 async def test_what_a_dead_child_left_behind_is_ended(tmp_path: Path) -> None:
     """A child killed from outside (as `kill -9` of nginx's master) leaves nothing running after `end`."""
-    script = "import subprocess, time; inner = subprocess.Popen(['sleep', '600']); print('inner', inner.pid, flush=True); time.sleep(600)"
-    master = await Child.start("master", [sys.executable, "-c", "".join(script)], tmp_path / "log")
+    script = (
+        "import subprocess, time",
+        "inner = subprocess.Popen(['sleep', '600'])",
+        "print('inner', inner.pid, flush=True)",
+        "time.sleep(600)",
+    )
+    master = await Child.start("master", [sys.executable, "-c", "\n".join(script)], tmp_path / "log")
     await until_said(tmp_path / "log", "\n")
     inner = int((tmp_path / "log").read_text().split()[1])
     os.kill(master.pid, signal.SIGKILL)

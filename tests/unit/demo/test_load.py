@@ -68,7 +68,7 @@ async def test_error_answers_are_failed_requests() -> None:
     async with service(status=502) as url, visited(url) as load:
         await load.further(20)
         assert load.failed == load.total >= 20
-        assert "was answered 502" in load.failures[0]
+        assert "answered 502" in load.failures[0][1]
 
 
 async def test_answers_of_nobody_are_failed_requests() -> None:

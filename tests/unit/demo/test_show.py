@@ -23,12 +23,12 @@ def test_without_a_terminal_lines_are_plain(capsys: pytest.CaptureFixture[str]) 
 def test_the_summary_counts_failures_and_changes(capsys: pytest.CaptureFixture[str]) -> None:
     """Total, failed and reloads stand on one line, each change with its time below."""
     load = Load("http://127.0.0.1:9/", time.monotonic)
-    load.total, load.failed, load.failures = 4812, 1, ["GET was answered 502 Bad Gateway"]
-    Show(time.monotonic, lambda: None).summary(load, [Change("instance healed: its first request", 0.412)], 14)
+    load.total, load.failed, load.failures = 4812, 1, [(7.5, "GET failed after 0.010 s: answered 502 Bad Gateway")]
+    Show(lambda: 1.0, lambda: None).summary(load, [Change("instance healed: its first request", 0.412)], 14)
     assert capsys.readouterr().out.splitlines() == [
         "",
         "4,812 requests, 1 failed; nginx reloaded 14 times",
-        "  GET was answered 502 Bad Gateway",
+        "     6.5 s  GET failed after 0.010 s: answered 502 Bad Gateway",
         "    0.41 s  instance healed: its first request",
     ]
 
