@@ -198,14 +198,13 @@ class ConsulAPI(base.Consul):  # type: ignore[misc]  # py-consul ships no types
         self._token = agent.token
         # host, port, scheme and verify are the transport's business; given here, they are not looked up elsewhere
         super().__init__("", 0, scheme="http", dc=agent.datacenter or None, verify=True)
-        self.token = None  # py-consul prefers CONSUL_HTTP_TOKEN to what it is given
 
     def http_connect(self, *_args: object, **_kwargs: object) -> Transport:
         """The transport that py-consul shall use."""
         return self._transport
 
     def prepare_headers(self, token: str | None = None) -> dict[str, str]:
-        """The token header; raises DiscoveryError (denied) where the token file cannot be used."""
+        """The token header, never py-consul's own reading of the environment. Raises DiscoveryError (denied)."""
         found = token or self._token.read()
         return {"X-Consul-Token": found} if found else {}
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from source_fakes import binding
 
 from upstreamd.discover.admit import MAX_ENTRIES, MAX_SKIPPED_SHOWN, admit, answered, bounded, shown
@@ -189,3 +193,24 @@ def test_an_answer_has_an_upper_bound() -> None:
     with pytest.raises(DiscoveryError, match="the file x names 10001 instances") as caught:
         bounded(MAX_ENTRIES + 1, "the file x")
     assert caught.value.kind == "too_large"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(st.ip_addresses().map(str), st.text(st.sampled_from("0123456789abcdef.:%/[] ;\n"), max_size=40)),
+    st.one_of(st.integers(-(10**9), 10**9), st.text(max_size=8)),
+    st.text(max_size=80),
+)
+def test_whatever_passes_is_plain_and_allowed(address: str, port: int | str, version: str) -> None:
+    """For any text at all: an instance is a canonical address inside `allow`, a real port and a plain version."""
+    found = admitted(address, port, "10.0.0.0/8", "fc00::/7", version=version)
+    if isinstance(found, Instance):
+        parsed = ipaddress.ip_address(found.address)
+        assert str(parsed) == found.address
+        assert any(parsed in ipaddress.ip_network(network) for network in ("10.0.0.0/8", "fc00::/7"))
+        assert 1 <= found.port <= 65535
+        assert found.version.isascii()
+        assert not set(found.version) & set(" \n;{}$'\"\\#")
+    else:
+        assert isinstance(found, Skipped)
+        assert found.reason.isprintable()

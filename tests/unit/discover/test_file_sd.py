@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from source_fakes import binding
 
 from upstreamd.discover.file_sd import groups, instances
@@ -166,3 +168,26 @@ def test_too_many_targets_are_refused(path: str) -> None:
     with pytest.raises(DiscoveryError, match=f"the file {path} ") as caught:
         read(path, '[{"targets": [' + ", ".join(['"10.0.0.1"'] * 10_001) + "]}]")
     assert caught.value.kind == "too_large"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(["a.json", "a.yml"]),
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(st.sampled_from("-[]{}:,&*!|>?%@`'\"# \n\t~<1a0.x"), max_size=200).map(str.encode),
+    ),
+)
+@example("a.yml", b"- targets: [2001-99-99]")
+@example("a.yml", b"- {? [a] : b}")
+@example("a.yml", b"? - a\n: b")
+@example("a.json", b"9" * 10_000)
+@example("a.yml", b"- targets: [" + b"9" * 10_000 + b"]")
+def test_no_bytes_lead_to_anything_but_an_answer_or_a_failure(path: str, content: bytes) -> None:
+    """Whatever a file holds, it is read or refused with one printable line; nothing else comes of it."""
+    try:
+        found = read(path, content)
+    except DiscoveryError as error:
+        assert str(error).isprintable()  # noqa: PT017 - either outcome is right
+    else:
+        assert all(isinstance(item, Instance | Skipped) for item in found)
