@@ -12,7 +12,7 @@ from upstreamd.check import Checker
 from upstreamd.config import HealthSettings
 from upstreamd.model import Endpoint, Health, ProbeResult, Status
 
-QUICK = {"interval": 0.05, "timeout": 2.0, "rise": 1, "fall": 1}
+QUICK = {"interval": 0.05, "timeout": 5.0, "rise": 1, "fall": 1}
 """Settings of a check that decides at its first probe and repeats it soon."""
 
 

@@ -143,17 +143,26 @@ class ScriptedServer:
             self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        try:
-            used = self._tls.wrap_socket(connection, server_side=True) if self._tls else connection
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            stack.callback(self._open.discard, connection)
+            used = stack.enter_context(self._secured(connection) if self._tls else connection)
+            stack.callback(self._open.discard, used)
             self._open.add(used)
-            with used:
-                self.script(Peer(used, self._stopped, self.requests))
-            self._open.discard(used)
-        except OSError:
-            pass  # the client left during the handshake
-        finally:
-            self._open.discard(connection)
-            connection.close()
+            self.script(Peer(used, self._stopped, self.requests))
+
+    def _secured(self, connection: socket.socket) -> socket.socket:
+        """The connection under TLS. A failed handshake waits for the client to go, so that it can read the alert."""
+        assert self._tls is not None
+        secured = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        try:
+            secured.do_handshake()
+        except ssl.SSLError:
+            with socket.socket(fileno=secured.detach()) as plain:
+                plain.shutdown(socket.SHUT_WR)
+                while plain.recv(65536):
+                    pass
+            raise
+        return secured
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ class Checker:
         watched = self._find(service, endpoint)
         if watched is None or watched.queued:
             return
-        if watched.flying:
+        if self._wheel.is_flying(watched):
             watched.again = True
             return
         watched.due = self._clock()
@@ -118,7 +118,7 @@ class Checker:
         watched.doubted_at = begins
         if begins <= now:
             self.probe_soon(service, endpoint)
-        elif not watched.flying and not watched.queued and begins < watched.due:
+        elif not self._wheel.is_flying(watched) and not watched.queued and begins < watched.due:
             self._wheel.queue_at(watched, begins)
             self._wheel.wake()
 
@@ -173,13 +173,20 @@ class Checker:
             ok, reason = self._excuse(watched, reason)
         elif ok:
             watched.excused = False
-        watched.lags = duration * 2 > watched.settings.timeout
         result = ProbeResult(ok, reason, duration, now)
         is_first = watched.result is None
         watched.result = result
+        watched.lags = duration * 2 > watched.settings.timeout
         if self._on_probe is not None:
             self._on_probe(watched.service, result)
-        self._observe(watched, result, is_first=is_first)
+        health = watched.health
+        if ok and health.status is Status.HEALTHY and not health.streak and health.reason == reason and watched.paced:
+            # the usual case, and the only one that has to be cheap: observing the result would change nothing
+            if not watched.again and not watched.doubted:
+                self._wheel.queue_at(watched, max(now, watched.due + jittered(watched.settings.interval)))
+                return
+        else:
+            self._observe(watched, result, is_first=is_first)
         if not watched.gone:  # a callback may have dropped it
             self._plan_next(watched, result)
 
@@ -195,8 +202,6 @@ class Checker:
 
     def _observe(self, watched: Watched, result: ProbeResult, *, is_first: bool) -> None:
         before = watched.health
-        if result.ok and before.status is Status.HEALTHY and not before.streak and before.reason == result.reason:
-            return  # observing it would change nothing
         settings = watched.settings
         watched.health = before.observe(result, rise=settings.rise, fall=settings.fall)
         is_new = is_first and before.status is Status.CHECKING

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from upstreamd.check.readiness import READ, WRITE, Readiness
 
-CHUNK = 64 * 1024
+CHUNK = 16 * 1024
 _MUST_WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -30,7 +30,18 @@ class Owner(Protocol):
 class Connection:
     """A connection to the IP literal `address`; `name` is what its TLS certificate must be made out to."""
 
-    __slots__ = ("_address", "_name", "_owner", "_port", "_readiness", "_socket", "_tls", "_unsent", "progress")
+    __slots__ = (
+        "_address",
+        "_name",
+        "_owner",
+        "_port",
+        "_readiness",
+        "_socket",
+        "_tls",
+        "_unsent",
+        "is_open",
+        "progress",
+    )
 
     def __init__(
         self,
@@ -48,13 +59,10 @@ class Connection:
         self._tls, self._name = tls, name or address
         self._socket: socket.socket | None = None
         self._unsent = b""
+        self.is_open = False
+        """False before `open` and after `close`."""
         self.progress = ""
         """Where a connection that is not ready yet stands, for a sentence; empty once it can carry a request."""
-
-    @property
-    def is_open(self) -> bool:
-        """False before `open` and after `close`."""
-        return self._socket is not None
 
     def open(self) -> None:
         """Begins to connect. Raises OSError where that fails at once."""
@@ -69,6 +77,7 @@ class Connection:
             made.close()
             raise
         self._socket = made
+        self.is_open = True
         self._unsent = b""
         self.progress = "the connection was not accepted"
 
@@ -81,6 +90,9 @@ class Connection:
             sent = connected.send(data)
         except _MUST_WAIT:
             sent = 0
+        except ssl.SSLEOFError:
+            connected.recv(1)  # the endpoint has gone; the alert that says why may be left to read, and is raised
+            raise
         if sent < len(data):
             self._unsent = data[sent:]
             self._readiness.change(connected.fileno(), self._sending, READ | WRITE)
@@ -91,6 +103,7 @@ class Connection:
             self._readiness.remove(self._socket.fileno())
             self._socket.close()
             self._socket = None
+            self.is_open = False
 
     def _connecting(self) -> None:
         connecting = self._socket
@@ -151,8 +164,13 @@ class Connection:
                 self._owner.failed(error)
                 return
             self._owner.received(data)
-            if not isinstance(connected, ssl.SSLSocket) or self._socket is None or not connected.pending():
+            if self._tls is None or self._socket is None or not _holds_more(connected):
                 return
+
+
+def _holds_more(secured: socket.socket) -> bool:
+    """True where decrypted bytes wait in the TLS layer, of which no poller knows."""
+    return isinstance(secured, ssl.SSLSocket) and secured.pending() > 0
 
 
 def _is_connected(connecting: socket.socket) -> bool:

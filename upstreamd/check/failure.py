@@ -51,9 +51,12 @@ def sentence(error: OSError) -> str:
 
 
 def _tls(error: ssl.SSLError) -> str:
-    reason = (error.reason or "no reason given").replace("_", " ").lower()
-    if error.reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}:
+    code = error.reason or ""
+    reason = code.replace("_", " ").lower()
+    if code in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}:
         return f'TLS failed: {reason}; if the endpoint speaks plain HTTP, set scheme = "http"'
-    if error.reason and "CERTIFICATE_REQUIRED" in error.reason:
+    if "CERTIFICATE_REQUIRED" in code:
         return "TLS failed: the endpoint wants a client certificate; set client_certificate and client_key"
+    if not reason:
+        return "TLS failed: the endpoint ended the connection; it may want a client_certificate"
     return f"TLS failed: {reason}"

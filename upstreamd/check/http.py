@@ -97,7 +97,6 @@ class HttpProber:
     def close(self) -> None:
         """Closes the connection; a running probe is dropped without a report."""
         self._busy = False
-        self._forget()
         self._connection.close()
 
     # Called by the connection
@@ -109,12 +108,15 @@ class HttpProber:
             self.failed(error)
 
     def received(self, data: bytes) -> None:
+        known = self._known
         if not self._busy:
             self._connection.close()  # a kept connection ended, or spoke unasked
+        elif known is not None and data == known.latest and not self._seen:
+            self._finish(ok=True, reason=known.reason, keep=known.keep)
         elif not data:
             self._ended()
-        elif self._reader is None and self._known is not None:
-            self._compare(self._known, self._seen + data if self._seen else data)
+        elif known is not None and self._reader is None:
+            self._compare(known, self._seen + data)
         else:
             self._read(data)
 
@@ -131,6 +133,8 @@ class HttpProber:
     def _connect(self) -> None:
         self._connection.close()
         self._reused = False
+        self._reader = None
+        self._seen = b""
         try:
             self._connection.open()
         except OSError as error:
@@ -188,7 +192,6 @@ class HttpProber:
 
     def _judge(self, answer: Answer) -> None:
         if answer.status == 408 and self._reused:  # RFC 9110, 15.5.9: it gave up waiting before our request came
-            self._forget()
             self._connect()
             return
         verdict = self._plan.expectation.judge(answer)
@@ -198,11 +201,8 @@ class HttpProber:
 
     def _finish(self, *, ok: bool | None, reason: str, keep: bool = False) -> None:
         self._busy = False
-        self._forget()
+        self._reader = None
+        self._seen = b""
         if not (keep and self._plan.keeps and self._plan.readiness.may_keep()):
             self._connection.close()
         self._report(ok, reason)
-
-    def _forget(self) -> None:
-        self._reader = None
-        self._seen = b""

@@ -14,21 +14,22 @@ MAX_LEARNED = 8 * 1024
 _IMF_DATE = rb"[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT"
 _DATE = re.compile(_IMF_DATE)
 _DATE_FIELD = re.compile(rb"\r\n(?i:date): (" + _IMF_DATE + rb")\r\n")
-_DATE_LENGTH = len(b"Sun, 06 Nov 1994 08:49:37 GMT")
 
 
 class KnownAnswer:
     """The bytes of one whole answer that passed, with the verdict's reason and whether the connection stays."""
 
-    __slots__ = ("_date", "_end", "_head", "_length", "_start", "_tail", "keep", "reason")
+    __slots__ = ("_end", "_head", "_length", "_start", "_tail", "keep", "latest", "reason")
 
     def __init__(self, data: bytes, reason: str, *, keep: bool) -> None:
         self.reason = reason
         self.keep = keep
         field = _DATE_FIELD.search(data, 0, data.find(b"\r\n\r\n") + 2)
         self._start, self._end = field.span(1) if field else (len(data), len(data))
-        self._head, self._date, self._tail = data[: self._start], data[self._start : self._end], data[self._end :]
+        self._head, self._tail = data[: self._start], data[self._end :]
         self._length = len(data)
+        self.latest = data
+        """The bytes that matched last: those of other endpoints in the same second are mostly the very same."""
 
     @property
     def same(self) -> tuple[bytes, bytes]:
@@ -37,12 +38,12 @@ class KnownAnswer:
 
     def matches(self, data: bytes) -> bool:
         """True where `data` is this answer, its date apart."""
-        return (
-            len(data) == self._length
-            and data.startswith(self._head)
-            and data.endswith(self._tail)
-            and self._dated(data[self._start : self._end])
-        )
+        if data == self.latest:
+            return True
+        if len(data) != self._length or not self._shares(data):
+            return False
+        self.latest = data
+        return True
 
     def begins(self, data: bytes) -> bool:
         """True where `data` is the beginning of this answer, so that more has to come before a verdict."""
@@ -50,16 +51,12 @@ class KnownAnswer:
             return False
         if len(data) < self._end:
             return self._head.startswith(data)
+        return self._shares(data)
+
+    def _shares(self, data: bytes) -> bool:
+        """True where `data` has everything up to its own end in common with this answer, its date apart."""
         return (
             data.startswith(self._head)
             and self._tail.startswith(data[self._end :])
-            and self._dated(data[self._start : self._end])
+            and (self._start == self._end or _DATE.fullmatch(data, self._start, self._end) is not None)
         )
-
-    def _dated(self, date: bytes) -> bool:
-        if date == self._date:
-            return True
-        if len(date) != _DATE_LENGTH or _DATE.fullmatch(date) is None:
-            return False
-        self._date = date
-        return True

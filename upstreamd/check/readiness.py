@@ -61,7 +61,7 @@ class Readiness:
 
     def serve(self) -> None:
         """Calls back for what is ready now, without waiting."""
-        for descriptor in self._poller.ready():
+        for descriptor, _ in self._poller.poll(0, BATCH):
             ready = self._ready.get(descriptor)
             if ready is not None:  # another callback may have closed it before its turn
                 ready()
@@ -78,6 +78,7 @@ class _Epoll:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self.fileno = self._epoll.fileno
+        self.poll = self._epoll.poll
         self.unregister = self._epoll.unregister
         self.close = self._epoll.close
 
@@ -86,9 +87,6 @@ class _Epoll:
 
     def modify(self, descriptor: int, interest: int) -> None:
         self._epoll.modify(descriptor, _epoll_events(interest))
-
-    def ready(self) -> list[int]:
-        return [descriptor for descriptor, _ in self._epoll.poll(0, BATCH)]
 
 
 def _epoll_events(interest: int) -> int:
@@ -108,5 +106,5 @@ class _AnySelector:
     def fileno(self) -> int:
         return int(self._selector.fileno())
 
-    def ready(self) -> list[int]:
-        return [key.fd for key, _ in self._selector.select(0)[:BATCH]]
+    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+        return [(key.fd, events) for key, events in self._selector.select(timeout)[:most]]

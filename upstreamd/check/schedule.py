@@ -17,11 +17,11 @@ from upstreamd.model import Endpoint, Health, ProbeResult, Status
 TICK = 0.005
 """Seconds. Probes start and deadlines are looked at on this grid, so that the process wakes once for many."""
 
-MAX_SLOT = 0.025
-"""Seconds. With few endpoints slots grow up to this, for the same reason."""
+SLOT = 0.025
+"""Seconds. So wide is a slot where that puts several probes in one: each wake-up costs more than a probe."""
 
-PER_SLOT = 3
-"""Slots grow until about so many probes start in each."""
+SLOTS = 40
+"""An interval has at least so many slots."""
 
 JITTER = 0.05
 """The declared jitter: every interval is drawn from within 5 % of the configured one."""
@@ -47,7 +47,6 @@ class Watched:
         "due",
         "endpoint",
         "excused",
-        "flying",
         "gone",
         "health",
         "lags",
@@ -75,7 +74,7 @@ class Watched:
         self.due = self.started = self.still = 0.0
         self.slot = 0
         self.doubted_at = -math.inf
-        self.again = self.excused = self.flying = self.gone = self.lags = self.paced = self.queued = False
+        self.again = self.excused = self.gone = self.lags = self.paced = self.queued = False
         self.doubted = self.spread = self.tried = False
 
     @property
@@ -110,15 +109,14 @@ def anywhere(span: float) -> float:
 
 
 def slot_ticks(loads: Iterable[tuple[int, float]]) -> int:
-    """How many ticks a slot is to span for these (endpoints, interval) pairs."""
+    """How many ticks a slot is to span for these (endpoints, interval) pairs: one, where wide slots gain nothing."""
     rate = 0.0
-    longest = MAX_SLOT
+    slot = SLOT
     for endpoints, interval in loads:
         if endpoints:
             rate += endpoints / interval
-            longest = min(longest, interval / 20)
-    wanted = min(longest, PER_SLOT / rate) if rate else longest
-    return max(1, int(wanted / TICK))
+            slot = min(slot, interval / SLOTS)
+    return max(1, int(slot / TICK)) if rate * slot > 1 else 1
 
 
 class Timetable:
@@ -165,26 +163,24 @@ class Flights:
 
     def __init__(self) -> None:
         self._by_timeout: dict[float, dict[Watched, float]] = {}
-        self._count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._by_timeout.values()))
+
+    def __contains__(self, watched: Watched) -> bool:
+        return watched in self._by_timeout.get(watched.settings.timeout, ())
 
     def depart(self, watched: Watched, now: float) -> None:
         """A probe of `watched` starts."""
-        watched.flying = True
         timeout = watched.settings.timeout
         flights = self._by_timeout.get(timeout)
         if flights is None:
             flights = self._by_timeout[timeout] = {}
         flights[watched] = now + timeout
-        self._count += 1
 
     def land(self, watched: Watched) -> None:
         """It is over."""
-        watched.flying = False
         del self._by_timeout[watched.settings.timeout][watched]
-        self._count -= 1
 
     def expired(self, now: float) -> list[Watched]:
         """Those whose deadline has passed; they still have to land."""
@@ -199,4 +195,9 @@ class Flights:
     @property
     def next(self) -> float:
         """The first deadline; infinity where nothing is on its way."""
-        return min((next(iter(flights.values())) for flights in self._by_timeout.values() if flights), default=math.inf)
+        first = math.inf
+        for flights in self._by_timeout.values():
+            for deadline in flights.values():
+                first = min(first, deadline)
+                break
+        return first

@@ -75,12 +75,16 @@ class Wheel:
             if self._laggards_waiting:
                 self._waiting.append(self._laggards_waiting.popleft())
 
+    def is_flying(self, watched: Watched) -> bool:
+        """True while a probe of `watched` runs."""
+        return watched in self._flights
+
     def drop(self, watched: Watched) -> None:
         """Forgets `watched` wherever it is."""
         watched.gone = True
         watched.slot = 0
         watched.prober.close()
-        if watched.flying:
+        if watched in self._flights:
             self.land(watched)
 
     def wake(self) -> None:
@@ -116,7 +120,7 @@ class Wheel:
         self._wake_at = math.inf
         self.readiness.serve()
         for watched in self._flights.expired(now):
-            if watched.flying:  # an earlier one's report may have dropped it
+            if watched in self._flights:  # an earlier one's report may have dropped it
                 watched.prober.expire(watched.settings.timeout)
         for watched in self._timetable.take_due(now):
             late = now - watched.due

@@ -135,7 +135,7 @@ async def test_a_client_certificate_is_shown(certificates: Certificates) -> None
         assert (await first_result(shown, at(server))).ok
         refused = await first_result(https(ca_file=ca_file), at(server))
         assert refused.ok is False
-        assert "client_certificate" in refused.reason
+        assert "client_certificate" in refused.reason, refused
 
 
 async def test_plain_http_where_tls_is_expected_is_named() -> None:

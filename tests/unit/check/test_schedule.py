@@ -9,7 +9,7 @@ import pytest
 
 from upstreamd.check.schedule import (
     JITTER,
-    MAX_SLOT,
+    SLOT,
     TICK,
     Flights,
     Timetable,
@@ -71,14 +71,15 @@ def test_starts_are_spread_over_the_whole_span() -> None:
     assert min(tenths) > 500
 
 
-def test_slots_widen_when_little_is_to_do() -> None:
-    """Slots are one tick wide under load, wider with few endpoints, and never wide for a short interval."""
-    assert slot_ticks([(4000, 1.0)]) == 1
-    assert slot_ticks([(100, 1.0)]) == int(MAX_SLOT / TICK)
-    assert slot_ticks([(10, 2.0)]) == int(MAX_SLOT / TICK)
-    assert slot_ticks([(1, 0.05)]) == 1
-    assert slot_ticks([]) >= 1
-    assert slot_ticks([(0, 0.05), (10, 2.0)]) == int(MAX_SLOT / TICK)
+def test_slots_are_wide_where_that_saves_wake_ups() -> None:
+    """Slots are wide where several probes share one, one tick where they would not, or where intervals are short."""
+    wide = int(SLOT / TICK)
+    assert slot_ticks([(4000, 1.0)]) == wide
+    assert slot_ticks([(100, 1.0)]) == wide
+    assert slot_ticks([(0, 0.05), (1000, 2.0)]) == wide
+    assert slot_ticks([(10, 2.0)]) == 1
+    assert slot_ticks([(1000, 0.05)]) == 1
+    assert slot_ticks([]) == 1
 
 
 @pytest.mark.parametrize("ticks", [1, 3, 5])
