@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from upstreamd.check.ejection import eject, remembered
@@ -22,6 +23,9 @@ log = logging.getLogger("upstreamd.check")
 
 FIELDS = 6
 MAX_WEIGHT_DIGITS = 4
+EARLIEST = 0.001
+"""Seconds until an end is looked at again."""
+
 LONGEST_ATTEMPT = 86400.0
 """Seconds; a longer one is no duration but nonsense."""
 
@@ -96,11 +100,10 @@ class Evidence:
         self._alone: dict[bytes, _Requested] = {}
         self._shared: dict[bytes, dict[bytes, _Requested]] = {}
         self._counted = self._unknown = self._malformed = 0
-        now = clock()
         for service in self._services.values():
             for ejection in service.ejections.values():
-                if ejection.until > now:
-                    later(ejection.until - now, changed)
+                if ejection.until > clock():
+                    self._tell_end(ejection)
 
     def watch(self, endpoints: Mapping[str, Iterable[Endpoint]]) -> None:
         """Makes `endpoints`, by service, the complete set that is counted. Missing ones are forgotten."""
@@ -227,7 +230,15 @@ class Evidence:
         service.ejections = {**kept, endpoint: ejection}
         log.warning("%s of %s is %s", endpoint, service.name, ejection.reason)
         self._changed()
-        self._later(ejection.until - now, self._changed)
+        self._tell_end(ejection)
+
+    def _tell_end(self, ejection: Ejection) -> None:
+        """Tells of the change when `ejection` ends, and not a moment before: a timer may go off a little early."""
+        remains = ejection.until - self._clock()
+        if remains > 0:
+            self._later(max(remains, EARLIEST), partial(self._tell_end, ejection))
+        else:
+            self._changed()
 
 
 _UNANSWERED = {b"502": "connection", b"504": "timeout"}
