@@ -46,6 +46,8 @@ class Gate:
             print("refused: no request came, or one without end", file=sys.stderr, flush=True)
         except ConnectionError:
             return  # the client left: it has what it wanted
+        except asyncio.CancelledError:
+            return  # the gate stops, and this task with it: streams of 3.11 call its cancellation an error
         finally:
             writer.close()
 
