@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.nginx_harness import DEADLINE, wait_until
+from tests.real.nginx_harness import DEADLINE
 
 GATE = Path(__file__).parents[2] / "deploy/compose/engine_gate.py"
 ENGINE = "/var/run/docker.sock"
@@ -27,7 +27,8 @@ def gate() -> Iterator[Path]:
         path = Path(folder) / "docker.sock"
         process = subprocess.Popen([sys.executable, GATE, ENGINE, path], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
-            wait_until(lambda: path.exists() or process.poll() is not None, "the gate to listen")
+            assert process.stdout is not None
+            assert process.stdout.readline() != b"", "the gate ended before it listened"
             yield path
         finally:
             process.terminate()
@@ -39,8 +40,12 @@ def gate() -> Iterator[Path]:
 def connect(gate: Path, request: bytes) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(DEADLINE)
-    connection.connect(str(gate))
-    connection.sendall(request)
+    try:
+        connection.connect(str(gate))
+        connection.sendall(request)
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 
