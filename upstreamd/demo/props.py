@@ -148,8 +148,9 @@ http {{
     uwsgi_temp_path temp/uwsgi;
     scgi_temp_path temp/scgi;
 
-    # A reload must not close an idle connection just as its client sends the next POST on it.
-    keepalive_min_timeout 1s;
+    # A reload must not close an idle connection just as its client sends the next POST on it, also where a busy
+    # machine lets that client wait for its turn.
+    keepalive_min_timeout 3s;
 
     upstream {service} {{
         least_conn;
