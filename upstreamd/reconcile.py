@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ log = logging.getLogger("upstreamd.reconcile")
 
 DRIFT_INTERVAL = 10.0
 INSPECT_INTERVAL = 1.0
+DRAINING_INTERVAL = 0.05
+DRAINING_PATIENCE = 10.0
 URGENCY_INTERVAL = 0.1
 MARKER_BYTES = 512
 SOURCES_PATIENCE = 5.0
@@ -87,6 +90,7 @@ class Reconciler:
         self._pace = Pace(config.apply)
         self._changed = asyncio.Event()
         self._changed_at = clock()
+        self._look = asyncio.Event()
         self._nginx = NginxView()
         self._outcome: Outcome | None = None
         self._retry_at: float | None = None
@@ -210,8 +214,10 @@ class Reconciler:
             # a reload under way is seen to its end, or the next run would not know what nginx serves
             self._record(await apply, documents, changed_at)
             raise
-        self._record(outcome, documents, changed_at)
+        # looked at first: whoever sees the new generation also sees the old workers that still drain
         self._nginx = await self._transaction.inspect()
+        self._record(outcome, documents, changed_at)
+        self._look.set()
 
     async def _render(self, service: _Service, upstream: Upstream, generation: int) -> None:
         """Bring the service's document up to date; the same text keeps its generation."""
@@ -222,7 +228,9 @@ class Reconciler:
                 new = await asyncio.to_thread(document, upstream, output, generation)
             else:
                 new = document(upstream, output, generation)
-            if on_disk is not None and on_disk.digest == new.digest:
+            if new.digest == service.digest:  # back to what nginx serves, after something it refused
+                new = document(upstream, output, service.generation)
+            elif on_disk is not None and on_disk.digest == new.digest:
                 new = document(upstream, output, on_disk.generation)
         except RenderError as error:
             log.error("%s is left as it is: %s", output, error)  # noqa: TRY400 - the sentence says all there is to know
@@ -268,9 +276,16 @@ class Reconciler:
         service.said = alarms
 
     async def _watch_nginx(self) -> None:
-        """Look at nginx every second; a new master is told anew what it shall serve."""
+        """Look at nginx every second, and more often for a while after an apply, since a deploy waits for old workers
+        to end; a new master is told anew what it shall serve."""
+        applied_at = float("-inf")
         while True:
-            await asyncio.sleep(INSPECT_INTERVAL)
+            lately = self._nginx.draining and self._clock() - applied_at < DRAINING_PATIENCE
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAINING_INTERVAL if lately else INSPECT_INTERVAL):
+                    await self._look.wait()
+                    applied_at = self._clock()
+            self._look.clear()
             before, now = self._nginx, await self._transaction.inspect()
             self._nginx = now
             if now.master and (now.master, now.started) != (before.master, before.started):
