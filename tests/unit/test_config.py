@@ -166,8 +166,10 @@ def test_passive_evidence_is_off_until_it_is_given_an_address() -> None:
         ),
         (
             "[services.app.passive]\neject = true\n",
-            "services.app.passive.eject = true: needs nginx to report: set passive.listen, like "
-            '"unix:/run/upstreamd/passive.sock"',
+            (
+                "services.app.passive.eject = true: needs nginx to report: set passive.listen, like "
+                '"unix:/run/upstreamd/passive.sock"'
+            ),
         ),
         ('[passive]\nmode = "rw"\n', 'passive.mode = "rw": must be permission bits in quotes, like "0660"'),
         ("[passive]\nmode = 660\n", 'passive.mode = 660: must be permission bits in quotes, like "0660"'),

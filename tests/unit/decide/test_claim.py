@@ -22,8 +22,8 @@ def test_a_second_identity_cannot_take_an_endpoint_into_its_own_service() -> Non
     assert list(claims.accepted) == ["app"]
     assert claims.refused["evil"] == (
         (
-            "10.0.0.1:3000 is claimed by docker (bbb) for evil, but belongs to docker (aaa) of app; the claim is refused"
-            " until the owner is gone"
+            "10.0.0.1:3000 is claimed by docker (bbb) for evil, but belongs to docker (aaa) of app; "
+            "the claim is refused until the owner is gone"
         ),
     )
 
