@@ -7,18 +7,20 @@ import contextlib
 import logging
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from upstreamd import __version__
 from upstreamd.apply import OutputLock, Transaction
 from upstreamd.check import Checker, Evidence, PassiveListener
-from upstreamd.config import Config, load
-from upstreamd.discover import build, follow
+from upstreamd.config import ApplySettings, Config, NginxSettings, load
+from upstreamd.discover import Discoverer, admitted, build, follow
 from upstreamd.errors import ConfigError, UpstreamdError
-from upstreamd.model import Picture, Reported
+from upstreamd.model import Instance, Picture, Reported
 from upstreamd.observe.http import AdminServer
 from upstreamd.observe.log import configure
 from upstreamd.observe.metrics import Metrics
@@ -28,7 +30,7 @@ from upstreamd.unavailable import UnavailableResponder
 
 log = logging.getLogger("upstreamd")
 
-SHUTDOWN_PATIENCE = 1.5
+SHUTDOWN_PATIENCE = 1.0
 """Seconds that an apply under way is given to end at SIGTERM; the whole shutdown takes less than two."""
 
 
@@ -56,6 +58,7 @@ class Daemon:
         self._checker: Checker | None = None
         self._evidence: Evidence | None = None
         self._transaction: Transaction | None = None
+        self._transaction_settings: tuple[NginxSettings, ApplySettings] | None = None
         self._working: Config | None = None
         self._metrics = Metrics(self._picture, reported=self._reported)
 
@@ -95,22 +98,27 @@ class Daemon:
             discoverers = build(config)
             for discoverer in discoverers:
                 stack.push_async_callback(discoverer.close)
-            reconciler = self._reconciler = Reconciler(
+            sources = {each.name: saved.snapshot(each.name, _admits(config, each)) for each in discoverers}
+            before, transaction = self._transaction, self._same_transaction(config)
+            reconciler = Reconciler(
                 config,
-                transaction=self._same_transaction(config),
+                transaction=transaction,
                 clock=self._clock,
-                sources=tuple(discoverer.name for discoverer in discoverers),
+                sources=sources,
                 saved=saved,
                 applied=self._metrics.applied,
                 persist=state.save,
+                before=self._reconciler if transaction is before else None,
             )
-            checker = self._checker = Checker(
+            checker = Checker(
                 {service.name: service.health for service in config.services},
                 clock=self._clock,
                 on_health=reconciler.health_changed,
                 on_probe=self._metrics.probed,
                 known=self._checker.snapshot() if self._checker is not None else None,
             )
+            self._checker = checker
+            self._reconciler = reconciler
             listener = self._listener(config, checker, reconciler)
             if listener is not None:
                 listener.open()
@@ -125,7 +133,7 @@ class Daemon:
                     discoverer,
                     reconciler.situation.source_changed,
                     self._clock,
-                    saved=saved.snapshots.get(discoverer.name),
+                    saved=sources[discoverer.name],
                     on_error=self._metrics.source_failed,
                 )
                 stages.append(asyncio.create_task(following, name=discoverer.name))
@@ -133,7 +141,7 @@ class Daemon:
             try:
                 await self._until_told(stages)
             finally:
-                await _end(stages)
+                await self._end(stages)
                 carried = reconciler.carried()
                 state.save(carried)
         return carried
@@ -157,9 +165,10 @@ class Daemon:
 
     def _same_transaction(self, config: Config) -> Transaction:
         """The transaction, with what it knows to be confirmed, unless the settings it works by have changed."""
-        before = self._working
-        if self._transaction is None or before is None or (before.nginx, before.apply) != (config.nginx, config.apply):
+        wanted = (config.nginx, config.apply)
+        if self._transaction is None or self._transaction_settings != wanted:
             self._transaction = Transaction(config.nginx, config.apply, clock=self._clock)
+            self._transaction_settings = wanted
         return self._transaction
 
     async def _until_told(self, stages: list[asyncio.Task[None]]) -> None:
@@ -179,6 +188,23 @@ class Daemon:
                 self._reload.clear()
                 if self._read_again():
                     return
+
+    async def _end(self, stages: list[asyncio.Task[None]]) -> None:
+        """End discovery and checks at once. An apply under way is seen to its end, for nobody else may touch the files
+        meanwhile; when we are told to stop it has its patience, then it is given up, which leaves the files whole."""
+        for stage in stages:
+            stage.cancel()
+        ending = asyncio.gather(*stages, return_exceptions=True)
+        stop = asyncio.create_task(self._stop.wait())
+        either: set[asyncio.Future[Any]] = {ending, stop}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        await asyncio.wait([ending], timeout=SHUTDOWN_PATIENCE)
+        for stage in stages:
+            stage.cancel()
+        for stage, error in zip(stages, await ending, strict=True):
+            if isinstance(error, Exception):
+                log.error("the %s stage failed: %s", stage.get_name(), error, exc_info=error)
 
     def _read_again(self) -> bool:
         """Read the configuration anew; a bad one is refused as a whole and the old one kept."""
@@ -200,16 +226,10 @@ class Daemon:
         return self._evidence.reported() if self._evidence is not None else None
 
 
-async def _end(stages: list[asyncio.Task[None]]) -> None:
-    """End discovery and checks at once, and an apply under way when it is done or its patience is over."""
-    for stage in stages:
-        stage.cancel()
-    done, late = await asyncio.wait(stages, timeout=SHUTDOWN_PATIENCE)
-    for stage in late:
-        log.warning("the %s stage did not end within %g s", stage.get_name(), SHUTDOWN_PATIENCE)
-    for stage in done:
-        if not stage.cancelled() and (error := stage.exception()) is not None:
-            log.error("the %s stage failed: %s", stage.get_name(), error, exc_info=error)
+def _admits(config: Config, discoverer: Discoverer) -> Callable[[Instance], bool]:
+    """Whether this configuration lets this source name an instance; what an earlier one let it name may be out."""
+    allow = {service.name: service.allow for service in config.services if service.name in discoverer.services}
+    return lambda instance: instance.service in allow and admitted(instance.address, allow[instance.service])
 
 
 def _generations(config: Config) -> list[int]:

@@ -71,11 +71,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything one source knew at one moment (`taken_at`: seconds on the monotonic clock)."""
+    """Everything one source knew at one moment (`taken_at`: seconds on the monotonic clock).
+
+    `held` are those of the instances that the source's last answer did not name any more, and that are kept because
+    it left their service without any.
+    """
 
     source: str
     instances: frozenset[Instance]
     taken_at: float
+    held: frozenset[Instance] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

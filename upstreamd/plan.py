@@ -29,8 +29,7 @@ async def plan(config: Config) -> tuple[str, tuple[str, ...]]:
     discoverers = build(config)
     situation = Situation(
         config,
-        sources=tuple(discoverer.name for discoverer in discoverers),
-        saved={},
+        sources={discoverer.name: None for discoverer in discoverers},
         owners=saved.owners,
         changed=lambda: None,
     )

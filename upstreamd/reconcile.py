@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from upstreamd.apply import Transaction
-from upstreamd.config import Config, ServiceSettings
+from upstreamd.config import Config
 from upstreamd.errors import RenderError
+from upstreamd.ledger import CONFIRMED, Entry
 from upstreamd.model import (
     Clock,
     Decision,
-    Document,
+    Endpoint,
     Marker,
     NginxView,
     Outcome,
     OutcomeKind,
     Picture,
-    ServiceView,
+    Snapshot,
     Upstream,
 )
 from upstreamd.pace import Pace
@@ -40,28 +40,16 @@ MARKER_BYTES = 512
 SOURCES_PATIENCE = 5.0
 RENDER_IN_THREAD = 200
 """Servers from which rendering is done beside the event loop, which must not stall the probes."""
-
-_CONFIRMED = (OutcomeKind.APPLIED, OutcomeKind.UNCHANGED)
-
-
-@dataclass(slots=True)
-class _Service:
-    """One service between cycles: what is wanted (`upstream`, `document`) and what nginx is known to serve."""
-
-    settings: ServiceSettings
-    upstream: Upstream | None = None
-    document: Document | None = None
-    serving: Upstream | None = None
-    generation: int = 0
-    digest: str = ""
-    applied_at: float | None = None
-    said: tuple[str, ...] = ()
+SPLIT_PATIENCE = 2.0
+"""Seconds that a refused apply of several services may have taken for them to be tried one by one."""
 
 
 class Reconciler:
     """Turns what sources and probes say into what nginx serves.
 
-    `applied` gets every Outcome; `persist` the state worth keeping after an apply.
+    `sources` are the names of the sources with what is known of each; `applied` gets every Outcome; `persist` the
+    state worth keeping after an apply. `before` is the reconciler of the configuration before, where the same
+    transaction goes on: what nginx was proved to serve need not be proved again.
     """
 
     def __init__(
@@ -70,31 +58,37 @@ class Reconciler:
         *,
         transaction: Transaction,
         clock: Clock,
-        sources: tuple[str, ...],
+        sources: Mapping[str, Snapshot | None],
         saved: Saved,
         applied: Callable[[Outcome], None],
         persist: Callable[[Saved], None],
+        before: Reconciler | None = None,
     ) -> None:
         self._config = config
         self._transaction = transaction
         self._clock = clock
         self._applied = applied
         self._persist = persist
-        self._services = [
-            _Service(settings, serving=saved.upstreams.get(settings.name)) for settings in config.services
+        listen = config.unavailable.listen
+        self._unavailable = Endpoint(listen.host, listen.port)
+        last_good = saved.upstreams
+        self._entries = [
+            Entry(settings, serving=last_good.get(settings.name), last_good=last_good.get(settings.name))
+            for settings in config.services
         ]
-        self.situation = Situation(
-            config, sources=sources, saved=saved.snapshots, owners=saved.owners, changed=self._wake
-        )
+        known = {entry.name: entry for entry in before._entries} if before is not None else {}  # noqa: SLF001 - our own predecessor
+        for entry in self._entries:
+            if entry.name in known:
+                entry.resume(known[entry.name])
+        self.situation = Situation(config, sources=sources, owners=saved.owners, changed=self._wake)
         self._generation = saved.generation
         self._pace = Pace(config.apply)
         self._changed = asyncio.Event()
+        self._changes = 0
         self._changed_at = clock()
         self._look = asyncio.Event()
         self._nginx = NginxView()
         self._outcome: Outcome | None = None
-        self._retry_at: float | None = None
-        self._refused: tuple[Document, ...] = ()
         self._settling = True
 
     def health_changed(self, *_: object) -> None:
@@ -106,11 +100,11 @@ class Reconciler:
         snapshots = {
             name: state.snapshot for name, state in self.situation.sources.items() if state.snapshot is not None
         }
-        upstreams = {each.settings.name: each.serving for each in self._services if each.serving is not None}
+        upstreams = {entry.name: entry.last_good for entry in self._entries if entry.last_good is not None}
         return Saved(snapshots, upstreams, self.situation.owners, self._generation)
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled. An apply under way is seen to its end first; a second cancellation gives it up."""
         self._nginx = await self._transaction.inspect()
         await self._first_look()
         async with asyncio.TaskGroup() as tasks:
@@ -123,56 +117,59 @@ class Reconciler:
 
     def picture(self) -> Picture:
         """Everything as it stands, for those who only look; decided afresh, applied nowhere."""
-        services = {
-            each.settings.name: ServiceView(self._decide(each), each.generation, each.digest, each.applied_at)
-            for each in self._services
-        }
         ready, reason = self._readiness()
         return Picture(
-            services=services,
+            services={entry.name: entry.view(self._decide(entry)) for entry in self._entries},
             sources=self.situation.sources,
             probes=self.situation.probes,
             nginx=self._nginx,
-            outcome=self._outcome,
+            outcome=self._failure() or self._outcome,
             ready=ready,
             reason=reason,
-            pending=self._changed.is_set() or self._retry_at is not None,
+            pending=self._changed.is_set() or self._failure() is not None,
         )
 
     def _wake(self) -> None:
+        self._changes += 1
         if not self._changed.is_set():
             self._changed_at = self._clock()
             self._changed.set()
 
-    def _decide(self, service: _Service) -> Decision:
-        return self.situation.decide(service.settings, service.serving)
+    def _failure(self) -> Outcome | None:
+        """What keeps the first service that waits for its retry from being applied."""
+        return next((entry.failure for entry in self._entries if entry.failure is not None), None)
+
+    def _decide(self, entry: Entry) -> Decision:
+        return self.situation.decide(entry.settings, entry.last_good)
 
     async def _first_look(self) -> None:
         """Hold the first decision until sources and first probes have spoken, or the first instance that passes
-        would for a moment be the only one nginx serves."""
-        health = [settings.health for settings in self._config.services]
-        patience = SOURCES_PATIENCE + max((each.timeout * (each.rise + 1) for each in health), default=0.0)
-        try:
-            async with asyncio.timeout(patience):
-                while not self.situation.spoken():
-                    await self._changed.wait()
-                    self._changed.clear()
-        except TimeoutError:
-            silent = ", ".join(self.situation.silent()) or "the first probes"
-            log.warning("deciding without waiting longer for %s", silent)
+        would for a moment be the only one nginx serves. What goes on from before need not wait."""
+        fresh = [entry.settings for entry in self._entries if not entry.digest]
+        if fresh:
+            longest = max(each.health.timeout * (each.health.rise + 1) for each in fresh)
+            try:
+                async with asyncio.timeout(SOURCES_PATIENCE + longest):
+                    while not self.situation.spoken(each.name for each in fresh):
+                        await self._changed.wait()
+                        self._changed.clear()
+            except TimeoutError:
+                silent = ", ".join(self.situation.silent()) or "the first probes"
+                log.warning("deciding without waiting longer for %s", silent)
         self._settling = False
         self._wake()
 
     async def _due(self) -> None:
         """Return when a cycle is due: a change whose time has come, a retry, or the regular look for drift."""
         drift_at = self._clock() + DRIFT_INTERVAL
+        urgent, looked_at = False, -1
         while True:
             now = self._clock()
-            wake_at = drift_at if self._retry_at is None else self._retry_at
+            wake_at = min([drift_at, *(entry.retry_at for entry in self._entries if entry.retry_at is not None)])
             if self._changed.is_set():
-                urgent = self._config.apply.min_interval > 0 and self._leaving(
-                    [self._decide(s) for s in self._services]
-                )
+                if self._config.apply.min_interval > 0 and looked_at != self._changes:
+                    looked_at = self._changes
+                    urgent = any(entry.loses(self._decide(entry)) for entry in self._entries)
                 wake_at = min(wake_at, self._pace.due(changed_at=self._changed_at, urgent=urgent))
                 if wake_at > now:
                     # looked at again in between: what has become urgent meanwhile need not wait out min_interval
@@ -180,100 +177,91 @@ class Reconciler:
                     continue
             if wake_at <= now:
                 return
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wake_at - now):
                     await self._changed.wait()
-            except TimeoutError:
-                continue
-
-    def _leaving(self, decisions: list[Decision]) -> bool:
-        """Whether an instance that nginx serves must leave it."""
-        for service, decision in zip(self._services, decisions, strict=True):
-            if service.serving is not None and decision.upstream is not None:
-                wanted = {server.endpoint for server in decision.upstream.servers}
-                if any(server.endpoint not in wanted for server in service.serving.servers):
-                    return True
-        return False
 
     async def _cycle(self, changed_at: float) -> None:
         """One decision and one apply, which costs nothing where nginx serves it already; ends in one sentence."""
-        decisions = [self._decide(service) for service in self._services]
         generation = self._generation + 1
-        for service, decision in zip(self._services, decisions, strict=True):
-            self._say(service, decision.alarms)
-            if decision.upstream is not None and decision.upstream != service.upstream:
-                await self._render(service, decision.upstream, generation)
-        documents = tuple(service.document for service in self._services if service.document is not None)
-        refused_still = documents == self._refused and self._retry_at is not None and self._clock() < self._retry_at
-        if not documents or refused_still:
-            return
-        apply = asyncio.create_task(self._transaction.apply(documents, urgent=self._leaving(decisions)))
-        try:
-            outcome = await asyncio.shield(apply)
-        except asyncio.CancelledError:
-            # a reload under way is seen to its end, or the next run would not know what nginx serves
-            self._record(await apply, documents, changed_at)
-            raise
+        urgent = False
+        for entry in self._entries:
+            decision = self._decide(entry)
+            urgent = urgent or entry.loses(decision)
+            self._say(entry, decision.alarms)
+            if decision.upstream is not None and decision.upstream != entry.upstream:
+                await self._render(entry, decision.upstream, generation)
+        now = self._clock()
+        due = [entry for entry in self._entries if entry.due(now)]
+        if due:
+            work = asyncio.create_task(self._apply(due, changed_at, urgent=urgent))
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await work
+                raise
+
+    async def _apply(self, due: Sequence[Entry], changed_at: float, *, urgent: bool) -> None:
+        """Apply all together; where that is refused one by one, so that one that is bad does not hold up the others."""
+        documents = [entry.document for entry in due if entry.document is not None]
+        outcome = await self._transaction.apply(documents, urgent=urgent)
         # looked at first: whoever sees the new generation also sees the old workers that still drain
         self._nginx = await self._transaction.inspect()
-        self._record(outcome, documents, changed_at)
+        refused = outcome.kind in (OutcomeKind.REJECTED, OutcomeKind.FAILED)
+        if refused and len(due) > 1 and self._nginx.master and outcome.duration < SPLIT_PATIENCE:
+            for entry in due:
+                await self._apply([entry], changed_at, urgent=urgent)
+            return
+        self._record(outcome, due, changed_at)
         self._look.set()
 
-    async def _render(self, service: _Service, upstream: Upstream, generation: int) -> None:
+    async def _render(self, entry: Entry, upstream: Upstream, generation: int) -> None:
         """Bring the service's document up to date; the same text keeps its generation."""
-        output = service.settings.output
-        on_disk = marker_on_disk(output) if service.document is None else None
+        output = entry.settings.output
+        on_disk = marker_on_disk(output) if entry.document is None else None
         try:
             if len(upstream.servers) > RENDER_IN_THREAD:
                 new = await asyncio.to_thread(document, upstream, output, generation)
             else:
                 new = document(upstream, output, generation)
-            if new.digest == service.digest:  # back to what nginx serves, after something it refused
-                new = document(upstream, output, service.generation)
+            if new.digest == entry.digest:  # back to what nginx serves, after something it refused
+                new = document(upstream, output, entry.generation)
             elif on_disk is not None and on_disk.digest == new.digest:
                 new = document(upstream, output, on_disk.generation)
         except RenderError as error:
             log.error("%s is left as it is: %s", output, error)  # noqa: TRY400 - the sentence says all there is to know
             return
-        service.upstream = upstream
-        if service.document is None or service.document.digest != new.digest:
-            service.document = new
+        entry.upstream = upstream
+        if entry.document is None or entry.document.digest != new.digest:
+            entry.document = new
             self._generation = max(self._generation, new.generation)
-            self._pace.forget_failures()
 
-    def _record(self, outcome: Outcome, documents: tuple[Document, ...], changed_at: float) -> None:
+    def _record(self, outcome: Outcome, due: Sequence[Entry], changed_at: float) -> None:
         now = self._clock()
         self._outcome = outcome
         self._applied(outcome)
-        if outcome.kind not in _CONFIRMED:
-            self._refused = documents
-            self._retry_at = now + self._pace.retry_after()
-            names = [document.service for document in documents]
-            log.error("%s: %s", outcome.kind, outcome.detail, extra={"fields": {"services": names}})
-            return
-        self._retry_at = None
-        self._pace.forget_failures()
-        for service in self._services:
-            service.serving = service.upstream
-            wanted = service.document
-            if wanted is not None and (service.generation, service.digest) != (wanted.generation, wanted.digest):
-                service.digest, service.generation, service.applied_at = wanted.digest, wanted.generation, now
-        if outcome.kind is OutcomeKind.APPLIED:
-            self._pace.applied(changed_at=changed_at, now=now)
+        for entry in due:
+            entry.conclude(outcome, now, self._unavailable)
+        if outcome.kind is not OutcomeKind.UNCHANGED:
+            self._pace.ended(changed_at=changed_at, now=now)
+        if outcome.kind not in CONFIRMED:
+            names = ", ".join(entry.name for entry in due)
+            log.error("%s: %s: %s", names, outcome.kind, outcome.detail, extra={"fields": {"outcome": outcome.kind}})
+        elif outcome.kind is OutcomeKind.APPLIED:
             log.info("%s", self._sentence(outcome), extra={"fields": {"generation": self._generation}})
             self._persist(self.carried())
 
     def _sentence(self, outcome: Outcome) -> str:
         served = ", ".join(
-            f"{each.settings.name} {len(each.serving.servers)}" for each in self._services if each.serving is not None
+            f"{entry.name} {len(entry.serving.servers)}" for entry in self._entries if entry.serving is not None
         )
         return f"nginx serves generation {self._generation} after {outcome.duration * 1000:.0f} ms: {served}"
 
-    def _say(self, service: _Service, alarms: tuple[str, ...]) -> None:
+    def _say(self, entry: Entry, alarms: tuple[str, ...]) -> None:
         for sentence in alarms:
-            if sentence not in service.said:
-                log.warning("%s", sentence, extra={"fields": {"service": service.settings.name}})
-        service.said = alarms
+            if sentence not in entry.said:
+                log.warning("%s", sentence, extra={"fields": {"service": entry.name}})
+        entry.said = frozenset(alarms)
 
     async def _watch_nginx(self) -> None:
         """Look at nginx every second, and more often for a while after an apply, since a deploy waits for old workers
@@ -291,20 +279,19 @@ class Reconciler:
             if now.master and (now.master, now.started) != (before.master, before.started):
                 log.info("nginx has a new master, pid %d", now.master)
                 self._transaction.forget()
-                self._retry_at = None
-                self._pace.forget_failures()
+                for entry in self._entries:
+                    entry.forgive()
                 self._wake()
 
     def _readiness(self) -> tuple[bool, str]:
-        wanted = [service for service in self._services if service.upstream is not None]
-        if wanted and all(service.digest for service in wanted):
+        wanted = [entry for entry in self._entries if entry.upstream is not None]
+        if wanted and all(entry.digest for entry in wanted):
             saved = ", ".join(self.situation.saved_only())
             return True, f"serving the saved set of {saved}, which has not answered since start" if saved else ""
         if self._settling:
             return False, "waiting for the sources and the first probes"
-        if self._outcome is not None and self._outcome.kind not in _CONFIRMED:
-            return False, f"{self._outcome.kind}: {self._outcome.detail}"
-        return False, "no instance is healthy yet"
+        failure = self._failure()
+        return False, f"{failure.kind}: {failure.detail}" if failure is not None else "no instance is healthy yet"
 
 
 def marker_on_disk(path: str) -> Marker | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from upstreamd.check import Checker, Evidence
@@ -18,16 +18,16 @@ class Situation:
         self,
         config: Config,
         *,
-        sources: tuple[str, ...],
-        saved: Mapping[str, Snapshot],
+        sources: Mapping[str, Snapshot | None],
         owners: Mapping[Endpoint, str],
         changed: Callable[[], None],
     ) -> None:
         self._services = {settings.name: settings for settings in config.services}
         listen = config.unavailable.listen
         self._unavailable = Endpoint(listen.host, listen.port)
-        self._sources = {name: replace(SourceState(name), snapshot=saved.get(name)) for name in sources}
+        self._sources = {name: replace(SourceState(name), snapshot=known) for name, known in sources.items()}
         self._claims = Claims(owners=owners)
+        self._having: Mapping[Endpoint, tuple[str, ...]] = {}
         self._changed = changed
         self._checker: Checker | None = None
         self._evidence: Evidence | None = None
@@ -64,10 +64,11 @@ class Situation:
         elif (before.ok, before.answered, before.error) != (state.ok, state.answered, state.error):
             self._changed()
 
-    def spoken(self) -> bool:
-        """Whether every source has answered or failed since start, and every endpoint has its first verdict."""
+    def spoken(self, services: Iterable[str]) -> bool:
+        """Whether every source has answered or failed since start, and every endpoint of `services` has its first
+        verdict."""
         checker = self._checker
-        return checker is not None and not self.silent() and all(checker.settled(name) for name in self._services)
+        return checker is not None and not self.silent() and all(checker.settled(name) for name in services)
 
     def silent(self) -> tuple[str, ...]:
         """The sources that have neither answered nor failed since start."""
@@ -95,11 +96,32 @@ class Situation:
                     health[claim.instance.endpoint] = found
         refused = self._claims.refused.get(name, ())
         ejected = self._evidence.ejected(name) if self._evidence is not None else {}
-        return decide(settings, claims, health, before, unavailable=self._unavailable, refused=refused, ejected=ejected)
+        return decide(
+            settings,
+            claims,
+            health,
+            before,
+            unavailable=self._unavailable,
+            refused=refused,
+            ejected=ejected,
+            taken=self._taken(name, before),
+        )
+
+    def _taken(self, service: str, before: Upstream | None) -> frozenset[Endpoint]:
+        """Those of the servers before that other services have now, and this one has not."""
+        servers = before.servers if before is not None else ()
+        having = {server.endpoint: self._having.get(server.endpoint, ()) for server in servers}
+        return frozenset(endpoint for endpoint, services in having.items() if services and service not in services)
 
     def _watch(self) -> None:
         """Settle who owns what, and have exactly the accepted endpoints probed."""
         self._claims = settle(self._sources.values(), self._claims.owners)
+        having: dict[Endpoint, tuple[str, ...]] = {}
+        for name, claims in self._claims.accepted.items():
+            for claim in claims:
+                endpoint = claim.instance.endpoint
+                having[endpoint] = (*having.get(endpoint, ()), name)
+        self._having = having
         if self._checker is not None:
             accepted = self._claims.accepted
             wanted = {name: [claim.instance.endpoint for claim in accepted.get(name, ())] for name in self._services}
@@ -109,4 +131,4 @@ class Situation:
 
 
 def _instances(state: SourceState) -> object:
-    return state.snapshot.instances if state.snapshot is not None else None
+    return (state.snapshot.instances, state.snapshot.held) if state.snapshot is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import tempfile
@@ -27,6 +28,21 @@ class Saved:
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     owners: Mapping[Endpoint, str] = field(default_factory=dict)
     generation: int = 0
+
+    def snapshot(self, source: str, admits: Callable[[Instance], bool]) -> Snapshot | None:
+        """What is known of a source, less what it may not name any more.
+
+        A source's name depends on how many services use its kind; one that is not known by its name is looked for
+        among all of its kind.
+        """
+        kind = source.partition(":")[0]
+        named = [self.snapshots[source]] if source in self.snapshots else []
+        found = named or [each for name, each in self.snapshots.items() if name.partition(":")[0] == kind]
+        instances = frozenset(instance for each in found for instance in each.instances if admits(instance))
+        if not instances:
+            return None
+        held = frozenset(instance for each in found for instance in each.held) & instances
+        return Snapshot(source, instances, min(each.taken_at for each in found), held)
 
 
 class _SavedSource(msgspec.Struct, frozen=True):
@@ -110,6 +126,13 @@ class StateFile:
             self._complained = True
 
     def _restore(self, file: _File) -> Saved:
+        """Raises ValueError for what no run of ours can have written."""
+        for source in file.sources.values():
+            for instance in source.instances:
+                _checked(instance.endpoint)
+        for upstream in file.upstreams.values():
+            for server in upstream.servers:
+                _checked(server.endpoint)
         now, wall = self._clock(), self._wall()
         return Saved(
             {
@@ -117,7 +140,7 @@ class StateFile:
                 for name, source in file.sources.items()
             },
             {name: Upstream(name, tuple(upstream.servers)) for name, upstream in file.upstreams.items()},
-            {Endpoint(address, port): owner for address, port, owner in file.owners},
+            {_checked(Endpoint(address, port)): owner for address, port, owner in file.owners},
             file.generation,
         )
 
@@ -133,6 +156,13 @@ class StateFile:
         else:
             log.warning("the saved state is not used: %s; it was moved to %s and is rebuilt", reason, aside)
         return Saved()
+
+
+def _checked(endpoint: Endpoint) -> Endpoint:
+    """Raises ValueError for an address that is not a canonical IP literal and a port that is none."""
+    if str(ipaddress.ip_address(endpoint.address)) != endpoint.address or not 1 <= endpoint.port <= 65535:
+        raise ValueError(f"{endpoint} is no endpoint")
+    return endpoint
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from upstreamd.config import ApplySettings
-from upstreamd.pace import Pace
+from upstreamd.model import OutcomeKind
+from upstreamd.pace import Backoff, Pace
 
 SETTINGS = ApplySettings(gather=0.1, max_gather=1.0, min_interval=0.0)
 
@@ -12,14 +13,14 @@ def test_the_first_change_after_a_quiet_time_is_due_at_once() -> None:
     """A lone change does not wait for the gathering window."""
     pace = Pace(SETTINGS)
     assert pace.due(changed_at=5.0, urgent=False) == 5.0
-    pace.applied(changed_at=5.0, now=5.2)
+    pace.ended(changed_at=5.0, now=5.2)
     assert pace.due(changed_at=9.0, urgent=False) == 9.0
 
 
 def test_changes_within_the_window_go_together_at_its_end() -> None:
     """What follows an apply within `gather` waits for the end of the window."""
     pace = Pace(SETTINGS)
-    pace.applied(changed_at=5.0, now=5.2)
+    pace.ended(changed_at=5.0, now=5.2)
     assert pace.due(changed_at=5.21, urgent=False) == 5.2 + 0.1
 
 
@@ -29,7 +30,7 @@ def test_sustained_change_is_applied_a_bounded_number_of_times() -> None:
     now, applies = 0.0, 0
     while now < 20.0:
         due = pace.due(changed_at=now, urgent=False)
-        pace.applied(changed_at=now, now=max(due, now) + 0.01)
+        pace.ended(changed_at=now, now=max(due, now) + 0.01)
         now = max(due, now) + 0.011
         applies += 1
     assert applies <= 25
@@ -39,24 +40,28 @@ def test_the_window_falls_back_after_quiet() -> None:
     """After a busy time and a quiet window, a pair of changes waits `gather` again, not `max_gather`."""
     pace = Pace(SETTINGS)
     for moment in range(10):
-        pace.applied(changed_at=moment / 100, now=moment / 100)
-    pace.applied(changed_at=50.0, now=50.0)
+        pace.ended(changed_at=moment / 100, now=moment / 100)
+    pace.ended(changed_at=50.0, now=50.0)
     assert pace.due(changed_at=50.01, urgent=False) == 50.1
 
 
 def test_min_interval_holds_all_but_dead_instances() -> None:
     """With min_interval = 30s a newcomer waits; the removal of a dead instance does not."""
     pace = Pace(ApplySettings(gather=0.1, max_gather=1.0, min_interval=30.0))
-    pace.applied(changed_at=0.0, now=0.0)
+    pace.ended(changed_at=0.0, now=0.0)
     assert pace.due(changed_at=1.0, urgent=False) == 30.0
     assert pace.due(changed_at=1.0, urgent=True) == 1.0
 
 
 def test_a_rejected_text_is_retried_ever_more_rarely() -> None:
-    """Retries of the same text back off to a minute, and start anew when something changes."""
-    pace = Pace(SETTINGS)
-    waits = [pace.retry_after() for _ in range(10)]
+    """Retries of a text that nginx refuses back off to a minute."""
+    backoff = Backoff()
+    waits = [backoff.next(OutcomeKind.REJECTED) for _ in range(10)]
     assert waits == sorted(waits)
     assert (waits[0], waits[-1]) == (0.5, 60.0)
-    pace.forget_failures()
-    assert pace.retry_after() == 0.5
+
+
+def test_an_obstacle_is_looked_at_again_soon() -> None:
+    """A full disk or a missing master may go by itself, so it is tried again every five seconds at the latest."""
+    backoff = Backoff()
+    assert [backoff.next(OutcomeKind.FAILED) for _ in range(6)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]

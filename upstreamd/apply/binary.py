@@ -71,7 +71,7 @@ class Binary:
     async def _run(self, *command: str, timeout: float) -> tuple[int, str]:  # noqa: ASYNC109 - a setting, applied below
         shown = f"`nginx {command[1]}`"
         try:
-            process, stdout, transport = await _start(*command)
+            process, stdout = await _start(*command)
         except OSError as error:
             raise ApplyError(f"{shown} cannot be run: {command[0]}: {error.strerror or error}") from error
         try:
@@ -88,21 +88,19 @@ class Binary:
             await _end(process)
             raise
         finally:
-            transport.close()
+            os.close(stdout)
         return code, output.decode(errors="replace")
 
 
-async def _start(*command: str) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.ReadTransport]:
-    """The process, and what it says through a pipe of ours. Raises OSError.
+async def _start(*command: str) -> tuple[asyncio.subprocess.Process, int]:
+    """The process, and the descriptor to read what it says from, which the caller closes. Raises OSError.
 
-    uvloop's own pipes are sockets, and `access_log /dev/stdout`, usual in containers, opens anything but a socket.
+    uvloop's own pipes are sockets, and `access_log /dev/stdout`, usual in containers, opens anything but a socket. No
+    transport is given the descriptor: uvloop would close its number a second time, when it may be another's already.
     """
     read_end, write_end = os.pipe()
-    reader = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
-    )
     try:
+        os.set_blocking(read_end, False)
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
@@ -112,11 +110,11 @@ async def _start(*command: str) -> tuple[asyncio.subprocess.Process, asyncio.Str
             env={name: value for name, value in os.environ.items() if not _NOT_INHERITED.fullmatch(name)},
         )
     except BaseException:  # a cancellation too
-        transport.close()
+        os.close(read_end)
         raise
     finally:
         os.close(write_end)
-    return process, reader, transport
+    return process, read_end
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -126,11 +124,31 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def _bounded(stream: asyncio.StreamReader) -> bytes:
-    """The beginning of the stream; the rest is read and dropped, so that the writer can end."""
+async def _bounded(descriptor: int) -> bytes:
+    """The beginning of what comes until its end; the rest is read and dropped, so that the writer can end."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
     kept = bytearray()
-    while chunk := await stream.read(_MOST_OUTPUT):
-        kept += chunk[: _MOST_OUTPUT - len(kept)]
+
+    def read() -> None:
+        try:
+            chunk = os.read(descriptor, _MOST_OUTPUT)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            loop.remove_reader(descriptor)
+            ended.set_exception(error)
+            return
+        kept.extend(chunk[: _MOST_OUTPUT - len(kept)])
+        if not chunk:
+            loop.remove_reader(descriptor)
+            ended.set_result(None)
+
+    loop.add_reader(descriptor, read)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(descriptor)
     return bytes(kept)
 
 

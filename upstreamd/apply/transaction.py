@@ -58,9 +58,11 @@ class Transaction:
         build = await self._build()
         try:
             master = find_master(self._nginx.pid_file)
+            workers = master.workers()
         except NoMasterError as error:
             return NginxView(version=build.version, problem=str(error))
-        workers = master.workers()
+        except OSError as error:
+            return NginxView(version=build.version, problem=f"nginx's processes cannot be looked at: {error.strerror}")
         draining = sum(worker.draining for worker in workers)
         return NginxView(build.version, *master.process, len(workers) - draining, draining)
 
@@ -173,7 +175,7 @@ class Transaction:
     async def _build(self) -> Build:
         try:
             return await self._binary.build()
-        except ApplyError as error:
+        except (ApplyError, OSError) as error:
             log.debug("the version of nginx is not known: %s", error)
             return Build()
 

@@ -26,10 +26,11 @@ BURSTS = 4
 class Checker:
     """Probes the endpoints of `services`, each service by its own settings.
 
-    `on_health(service, endpoint, health)` is called synchronously on every change of status and after the first
-    result of a new endpoint; `on_probe(service, result)` after every probe. `known` is the health of endpoints
-    that were watched before: those with a status keep it and are not new. At most `max_in_flight` probes are on
-    their way at a time. Raises ConfigError where a certificate file of a service cannot be used.
+    `on_health(service, endpoint, health)` is called synchronously on every change of status, after the first
+    result of a new endpoint and when that has settled; `on_probe(service, result)` after every probe. `known` is the
+    health of endpoints that were watched before: those of them in the first `watch` that have a status keep it and
+    are not new. At most `max_in_flight` probes are on their way at a time. Raises ConfigError where a certificate
+    file of a service cannot be used.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Checker:
             for endpoint in wanted:
                 if endpoint not in watched:
                     watched[endpoint] = self._add(service, endpoint)
+        self._known.clear()  # of what comes back later nothing is known any more
         loads = ((len(watched), self._settings[service].interval) for service, watched in self._watched.items())
         self._wheel.size(slot_ticks(loads))
         self._wheel.wake()
@@ -169,6 +171,7 @@ class Checker:
         self._wheel.land(watched)
         now = self._clock()
         duration = now - watched.started
+        was_settled = watched.is_settled
         if ok is False:
             ok, reason = self._excuse(watched, reason)
         elif ok:
@@ -186,7 +189,7 @@ class Checker:
                 self._wheel.queue_at(watched, max(now, watched.due + jittered(watched.settings.interval)))
                 return
         else:
-            self._observe(watched, result, is_first=is_first)
+            self._observe(watched, result, is_news=is_first or watched.is_settled is not was_settled)
         if not watched.gone:  # a callback may have dropped it
             self._plan_next(watched, result)
 
@@ -200,11 +203,11 @@ class Checker:
         watched.excused = True
         return None, f"upstreamd itself stood still for {stood_still:.1f}s meanwhile ({reason})"
 
-    def _observe(self, watched: Watched, result: ProbeResult, *, is_first: bool) -> None:
+    def _observe(self, watched: Watched, result: ProbeResult, *, is_news: bool) -> None:
         before = watched.health
         settings = watched.settings
         watched.health = before.observe(result, rise=settings.rise, fall=settings.fall)
-        is_new = is_first and before.status is Status.CHECKING
+        is_new = is_news and before.status is Status.CHECKING
         if is_new or watched.health.status is not before.status:
             self._on_health(watched.service, watched.endpoint, watched.health)
 

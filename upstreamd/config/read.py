@@ -180,10 +180,11 @@ def _agree(config: Config, problems: list[Problem]) -> None:
             problems.append(Problem(f"{path}.consul.service", "", "is missing; name the service as Consul knows it"))
         if service.file is not None and not service.file.paths:
             problems.append(Problem(f"{path}.file.paths", "", 'is missing; name files like ["/etc/upstreamd/*.json"]'))
-        if service.output in outputs:
-            reason = f"is also the output of services.{outputs[service.output]}; give each its own file"
+        output = os.path.realpath(service.output)
+        if output in outputs:
+            reason = f"is also the output of services.{outputs[output]}; give each its own file"
             problems.append(Problem(f"{path}.output", service.output, reason))
-        outputs[service.output] = service.name
+        outputs[output] = service.name
         if service.passive.eject and passive is None:
             reason = 'needs nginx to report: set passive.listen, like "unix:/run/upstreamd/passive.sock"'
             problems.append(Problem(f"{path}.passive.eject", "true", reason))

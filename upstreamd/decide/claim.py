@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from upstreamd.model import Endpoint, Instance, SourceState
 
+MAX_REFUSALS = 20
+"""Refused claims that are named for each service; the others are counted, since a tenant can make thousands."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An instance and the source that reported it."""
+    """An instance and the source that reported it; `held` where the source does not name it any more."""
 
     instance: Instance
     source: str
+    held: bool = False
 
     @property
     def identity(self) -> str:
         """Who claims: the source's own identity of the instance; the address itself where there is none."""
         return f"{self.source}:{self.instance.id}" if self.instance.id else "address"
+
+    @property
+    def willing(self) -> bool:
+        """Whether its source would have it serve."""
+        return not (self.held or self.instance.draining or self.instance.withheld)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,38 +48,63 @@ def settle(sources: Iterable[SourceState], owners: Mapping[Endpoint, str]) -> Cl
     One identity may serve several services (an operator may bind two services to one Consul service or name one
     address in two files), and two sources may report the same endpoint of one service: the first one's word is
     taken. Anything else that names an owned endpoint is refused, so that a tenant cannot put another's address
-    into a service of its own or change another's weight.
+    into a service of its own or change another's weight. An owner that its source only holds, or that serves no
+    more while its source names a successor for the same service, gives way.
     """
     claims: dict[Endpoint, list[Claim]] = {}
     for state in sources:
         if state.snapshot is not None:
+            held = state.snapshot.held
             for instance in sorted(state.snapshot.instances):
-                claims.setdefault(instance.endpoint, []).append(Claim(instance, state.name))
+                claims.setdefault(instance.endpoint, []).append(Claim(instance, state.name, instance in held))
     accepted: dict[str, list[Claim]] = {}
     refused: dict[str, list[str]] = {}
     now_owned: dict[Endpoint, str] = {}
     for endpoint, claimants in claims.items():
-        known = owners.get(endpoint)
-        owner = next((claim for claim in claimants if claim.identity == known), claimants[0])
+        owner = _owner(claimants, owners.get(endpoint))
         now_owned[endpoint] = owner.identity
-        served: dict[str, Claim] = {}
-        for claim in (owner, *claimants):
+        served: dict[str, Claim] = {owner.instance.service: owner}
+        for claim in claimants:
             service = claim.instance.service
             if claim.identity == owner.identity:
-                served.setdefault(service, claim)
-            elif service not in served or served[service].source == claim.source:
+                known = served.setdefault(service, claim)
+                if claim.instance.draining and known.source == claim.source:
+                    served[service] = claim  # named twice, and once to be drained
+            elif not claim.held and (service not in served or served[service].source == claim.source):
                 refused.setdefault(service, []).append(_refusal(endpoint, claim, owner))
         for service, claim in served.items():
             accepted.setdefault(service, []).append(claim)
     return Claims(
         {service: tuple(sorted(found, key=_order)) for service, found in accepted.items()},
-        {service: tuple(found) for service, found in refused.items()},
+        {service: _bounded(service, found) for service, found in refused.items()},
         now_owned,
     )
 
 
+def _owner(claimants: Sequence[Claim], known: str | None) -> Claim:
+    """Who has the endpoint: the owner so far, unless it has to give way; else the first that would serve."""
+    live = [claim for claim in claimants if not claim.held] or claimants
+    owner = next((claim for claim in live if claim.identity == known), None)
+    if owner is None:
+        return next((claim for claim in live if claim.willing), live[0])
+    if owner.willing:
+        return owner
+    return next((claim for claim in live if claim.willing and _same_pool(claim, owner)), owner)
+
+
+def _same_pool(one: Claim, other: Claim) -> bool:
+    return one.source == other.source and one.instance.service == other.instance.service
+
+
 def _order(claim: Claim) -> Instance:
     return claim.instance
+
+
+def _bounded(service: str, refusals: list[str]) -> tuple[str, ...]:
+    if len(refusals) <= MAX_REFUSALS:
+        return tuple(refusals)
+    more = f"{len(refusals) - MAX_REFUSALS} more claims for {service} are refused like these"
+    return (*refusals[:MAX_REFUSALS], more)
 
 
 def _refusal(endpoint: Endpoint, claim: Claim, owner: Claim) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from upstreamd.config import ServiceSettings
@@ -32,14 +33,15 @@ def decide(
     unavailable: Endpoint,
     refused: Sequence[str] = (),
     ejected: Mapping[Endpoint, Ejection] = _NONE,
+    taken: Collection[Endpoint] = (),
 ) -> Decision:
     """Decide who serves one service.
 
-    `before` is the upstream decided last (or saved by an earlier run), which `all_unhealthy = "keep"` falls back
-    on; `unavailable` is where our 503 responder listens; `refused` are conflicts to be shown with the service;
-    `ejected` are out for what nginx saw of them, and count as unhealthy while another instance is healthy.
-    The upstream of the result always has a server that is not a backup; it is None where nothing is known yet,
-    so that nginx keeps what it has.
+    `before` is the last good upstream (of this run or an earlier one), which `all_unhealthy = "keep"` falls back on,
+    less what is `taken`: endpoints that now belong to other services; `unavailable` is where our 503 responder
+    listens; `refused` are conflicts to be shown with the service; `ejected` are out for what nginx saw of them, and
+    count as unhealthy while another instance is healthy. The upstream of the result always has a server that is not
+    a backup; it is None where nothing is known yet, so that nginx keeps what it has.
     """
     states = [(claim, *_state(claim, health.get(claim.instance.endpoint, _UNKNOWN))) for claim in claims]
     states = _without_ejected(states, ejected)
@@ -56,7 +58,9 @@ def decide(
     if chosen:
         servers = _servers(settings, chosen)
     else:
-        servers, sentence = _last_resort(settings, claims, settled, before, unavailable)
+        last_good = tuple(server for server in before.servers if server.endpoint not in taken) if before else None
+        fading = _fading(claims, health, last_good or ())
+        servers, sentence = _last_resort(settings, claims, settled, last_good, fading, unavailable)
         if sentence:
             alarms.append(sentence)
     serving = {server.endpoint for server in servers}
@@ -100,8 +104,7 @@ def _servers(settings: ServiceSettings, claims: Sequence[Claim]) -> tuple[Server
     primaries = [claim for claim in claims if not claim.instance.backup]
     if not primaries:
         return tuple(sorted(_server(settings, claim, backup=False) for claim in claims))
-    method = settings.method if settings.layout == "upstream" else ""
-    if method.startswith(_WITHOUT_BACKUP):
+    if not _knows_backup(settings):
         claims = primaries
     return tuple(sorted(_server(settings, claim, backup=claim.instance.backup) for claim in claims))
 
@@ -118,31 +121,58 @@ def _server(settings: ServiceSettings, claim: Claim, *, backup: bool) -> Server:
     )
 
 
+def _fading(
+    claims: Sequence[Claim], health: Mapping[Endpoint, Health], last_good: Sequence[Server]
+) -> tuple[Server, ...]:
+    """Last good servers that are being drained and still are healthy."""
+    leaving = {claim.instance.endpoint for claim in claims if claim.instance.draining and not claim.held}
+    return tuple(
+        server
+        for server in last_good
+        if server.endpoint in leaving and health.get(server.endpoint, _UNKNOWN).status is Status.HEALTHY
+    )
+
+
 def _last_resort(
     settings: ServiceSettings,
     claims: Sequence[Claim],
     settled: Sequence[Claim],
-    before: Upstream | None,
+    last_good: tuple[Server, ...] | None,
+    fading: tuple[Server, ...],
     unavailable: Endpoint,
 ) -> tuple[tuple[Server, ...], str]:
     """What serves where no instance is healthy, and the sentence that says so."""
     name = settings.name
+    if fading and not settled:
+        kept = _kept(settings, fading)
+        return kept, f"{name} has only instances that are drained; the {len(kept)} that still answer serve on"
     if settled and settings.all_unhealthy == "all":
         return _servers(settings, settled), (
             f"{name} has no healthy instance; all {len(settled)} serve (all_unhealthy = all)"
         )
-    if settled and settings.all_unhealthy == "none":
-        server = Server(unavailable.address, unavailable.port, max_fails=0)
-        return (server,), f"{name} has no healthy instance; nginx answers 503 (all_unhealthy = none)"
-    if before is None:
+    responder = (Server(unavailable.address, unavailable.port, max_fails=0),)
+    unproven = len(settled) < sum(not claim.instance.draining for claim in claims)
+    if claims and settings.all_unhealthy == "none" and (settled or not unproven):
+        return responder, f"{name} has no healthy instance; nginx answers 503 (all_unhealthy = none)"
+    if last_good is None:
         return (), f"{name} has no healthy instance yet; nginx keeps the configuration it has" if settled else ""
+    if not last_good:
+        return responder, f"{name} has no healthy instance, and its last good ones belong to other services now"
     present = {claim.instance.endpoint for claim in claims if not claim.instance.draining}
-    kept = [server for server in before.servers if server.endpoint in present] or list(before.servers)
-    if all(server.backup for server in kept):
-        kept = list(before.servers)
-    return tuple(
-        sorted(kept)
-    ), f"{name} has no healthy instance; the last good {len(kept)} keep serving (all_unhealthy = keep)"
+    kept = _kept(settings, [server for server in last_good if server.endpoint in present] or last_good)
+    return kept, f"{name} has no healthy instance; the last good {len(kept)} keep serving (all_unhealthy = keep)"
+
+
+def _kept(settings: ServiceSettings, servers: Sequence[Server]) -> tuple[Server, ...]:
+    """Servers of an earlier decision as the present settings can have them: never backups alone."""
+    if all(server.backup for server in servers) or not _knows_backup(settings):
+        servers = [replace(server, backup=False) for server in servers]
+    return tuple(sorted(servers))
+
+
+def _knows_backup(settings: ServiceSettings) -> bool:
+    method = settings.method if settings.layout == "upstream" else ""
+    return not method.startswith(_WITHOUT_BACKUP)
 
 
 def _upstream(settings: ServiceSettings, servers: tuple[Server, ...]) -> Upstream:

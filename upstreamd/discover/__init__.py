@@ -1,7 +1,8 @@
 """Discover: where the instances are."""
 
+from upstreamd.discover.admit import admitted
 from upstreamd.discover.follow import follow
 from upstreamd.discover.source import Binding, Discoverer
 from upstreamd.discover.table import build
 
-__all__ = ["Binding", "Discoverer", "build", "follow"]
+__all__ = ["Binding", "Discoverer", "admitted", "build", "follow"]

@@ -144,6 +144,12 @@ def _address(text: str, binding: Binding) -> str:
     return str(address)
 
 
+def admitted(address: str, allow: Iterable[Network]) -> bool:
+    """Whether the ranges `allow` admit this canonical address; loopback and link-local need ranges of their own."""
+    literal = ipaddress.ip_address(address)
+    return any(_opens(network, literal) for network in allow)
+
+
 def _within(address: ipaddress.IPv4Address | ipaddress.IPv6Address, network: Network) -> bool:
     return address.version == network.version and address in network
 

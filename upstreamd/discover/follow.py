@@ -111,7 +111,10 @@ class _Follower:
         empty = not answer.instances
         if held or (empty and answer.doubt):
             error = _held_sentence(self.state.name, answer, held)
-            snapshot = self.state.snapshot if empty else Snapshot(self.state.name, answer.instances | held, now)
+            snapshot = self.state.snapshot
+            if snapshot is not None:
+                taken_at = snapshot.taken_at if empty else now
+                snapshot = Snapshot(self.state.name, answer.instances | held, taken_at, held)
             self._on_error(self.state.name, "empty")
             self._tell("empty", logging.WARNING, error)
             self._set(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 
 import pytest
 from source_fakes import ScriptedSource, followed, until
@@ -67,7 +68,8 @@ async def test_an_empty_answer_after_a_full_one_is_held() -> None:
         full = await seen.until(lambda state: state.ok, "the full answer")
         source.push(answer(doubt="its data was wiped"))
         state = await seen.until(lambda state: not state.ok, "the empty answer")
-    assert state.snapshot == full.snapshot
+    assert full.snapshot is not None
+    assert state.snapshot == replace(full.snapshot, held=full.snapshot.instances)
     assert (
         state.error
         == "scripted answered with nothing for app (its data was wiped); the last good set of 2 instances is held"
@@ -84,7 +86,7 @@ async def test_a_saved_set_is_published_at_once_and_held_against_an_empty_answer
         assert (state.ok, state.answered) == (False, False)
         source.push(answer())
         state = await seen.until(lambda state: state.answered, "the empty answer")
-        assert (state.snapshot, state.ok) == (saved, False)
+        assert (state.snapshot, state.ok) == (replace(saved, held=saved.instances), False)
         source.push(answer(B))
         await seen.until(lambda state: state.ok, "the full answer")
         assert seen.instances == {B}

@@ -1,0 +1,87 @@
+"""What is wanted of each service, what nginx is known to serve of it, and what became of the last try."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from upstreamd.config import ServiceSettings
+from upstreamd.model import Decision, Document, Endpoint, Outcome, OutcomeKind, ServiceView, Upstream
+from upstreamd.pace import Backoff
+
+CONFIRMED = (OutcomeKind.APPLIED, OutcomeKind.UNCHANGED)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One service. `upstream` and `document` are wanted; `serving` is what nginx is known to serve, with its
+    `generation` and `digest` (0 and empty before the first confirmation); `last_good` the last upstream that was made
+    of instances. Times are monotonic seconds."""
+
+    settings: ServiceSettings
+    upstream: Upstream | None = None
+    document: Document | None = None
+    serving: Upstream | None = None
+    last_good: Upstream | None = None
+    generation: int = 0
+    digest: str = ""
+    applied_at: float | None = None
+    failure: Outcome | None = None
+    retry_at: float | None = None
+    said: frozenset[str] = frozenset()
+    _refused: Document | None = None
+    _backoff: Backoff = field(default_factory=Backoff)
+
+    @property
+    def name(self) -> str:
+        """The service's name."""
+        return self.settings.name
+
+    def resume(self, before: Entry) -> None:
+        """Go on from what nginx was proved to serve under the configuration before."""
+        if before.settings.output == self.settings.output:
+            self.upstream, self.document, self.serving = before.upstream, before.document, before.serving
+            self.generation, self.digest, self.applied_at = before.generation, before.digest, before.applied_at
+            self.last_good = before.last_good
+
+    def due(self, now: float) -> bool:
+        """Whether its document is to be applied, or looked after; a refused one waits for its retry."""
+        if self.document is None:
+            return False
+        return self.document != self._refused or self.retry_at is None or now >= self.retry_at
+
+    def conclude(self, outcome: Outcome, now: float, unavailable: Endpoint) -> None:
+        """Record what became of the document."""
+        if outcome.kind not in CONFIRMED:
+            self.failure, self._refused = outcome, self.document
+            self.retry_at = now + self._backoff.next(outcome.kind)
+            return
+        self.forgive()
+        self.serving = self.upstream
+        if self.upstream is not None and [server.endpoint for server in self.upstream.servers] != [unavailable]:
+            self.last_good = self.upstream
+        wanted = self.document
+        if wanted is not None and (self.generation, self.digest) != (wanted.generation, wanted.digest):
+            self.generation, self.digest, self.applied_at = wanted.generation, wanted.digest, now
+
+    def forgive(self) -> None:
+        """Forget failures: the next try is due at once."""
+        self.failure = self._refused = self.retry_at = None
+        self._backoff = Backoff()
+
+    def loses(self, decision: Decision) -> bool:
+        """Whether an instance that nginx serves must leave it."""
+        if self.serving is None or decision.upstream is None:
+            return False
+        wanted = {server.endpoint for server in decision.upstream.servers}
+        return any(server.endpoint not in wanted for server in self.serving.servers)
+
+    def view(self, decision: Decision) -> ServiceView:
+        """The service for those who look: an instance counts as serving where nginx is known to serve it."""
+        served = {server.endpoint for server in self.serving.servers} if self.serving is not None else set()
+        members = tuple(
+            member
+            if member.serving is (member.instance.endpoint in served)
+            else replace(member, serving=not member.serving)
+            for member in decision.members
+        )
+        return ServiceView(replace(decision, members=members), self.generation, self.digest, self.applied_at)
