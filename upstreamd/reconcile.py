@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from upstreamd.apply import Transaction
 from upstreamd.config import Config, ServiceSettings
@@ -16,7 +15,6 @@ from upstreamd.model import (
     Clock,
     Decision,
     Document,
-    Marker,
     NginxView,
     Outcome,
     OutcomeKind,
@@ -26,8 +24,9 @@ from upstreamd.model import (
 )
 from upstreamd.pace import Pace
 from upstreamd.render import document
+from upstreamd.resolving import Resolving
 from upstreamd.situation import Situation
-from upstreamd.state import Saved
+from upstreamd.state import Saved, marker_on_disk
 
 log = logging.getLogger("upstreamd.reconcile")
 
@@ -36,7 +35,6 @@ INSPECT_INTERVAL = 1.0
 DRAINING_INTERVAL = 0.05
 DRAINING_PATIENCE = 10.0
 URGENCY_INTERVAL = 0.1
-MARKER_BYTES = 512
 SOURCES_PATIENCE = 5.0
 RENDER_IN_THREAD = 200
 """Servers from which rendering is done beside the event loop, which must not stall the probes."""
@@ -61,7 +59,8 @@ class _Service:
 class Reconciler:
     """Turns what sources and probes say into what nginx serves.
 
-    `applied` gets every Outcome; `persist` the state worth keeping after an apply.
+    `resolving` has the services that need no reload; `applied` gets every Outcome; `persist` the state worth keeping
+    after an apply.
     """
 
     def __init__(
@@ -69,6 +68,7 @@ class Reconciler:
         config: Config,
         *,
         transaction: Transaction,
+        resolving: Resolving,
         clock: Clock,
         sources: tuple[str, ...],
         saved: Saved,
@@ -77,11 +77,14 @@ class Reconciler:
     ) -> None:
         self._config = config
         self._transaction = transaction
+        self._resolving = resolving
         self._clock = clock
         self._applied = applied
         self._persist = persist
         self._services = [
-            _Service(settings, serving=saved.upstreams.get(settings.name)) for settings in config.services
+            _Service(settings, serving=saved.upstreams.get(settings.name))
+            for settings in config.services
+            if settings.name not in resolving.names
         ]
         self.situation = Situation(
             config, sources=sources, saved=saved.snapshots, owners=saved.owners, changed=self._wake
@@ -96,6 +99,9 @@ class Reconciler:
         self._retry_at: float | None = None
         self._refused: tuple[Document, ...] = ()
         self._settling = True
+        resolving.attach(
+            decide=self.situation.decide, number=self._next, record=self._resolved, serving=saved.upstreams
+        )
 
     def health_changed(self, *_: object) -> None:
         """An endpoint's status has changed, or its first result is in; the checker holds it, this wakes us."""
@@ -107,6 +113,7 @@ class Reconciler:
             name: state.snapshot for name, state in self.situation.sources.items() if state.snapshot is not None
         }
         upstreams = {each.settings.name: each.serving for each in self._services if each.serving is not None}
+        upstreams |= self._resolving.serving()
         return Saved(snapshots, upstreams, self.situation.owners, self._generation)
 
     async def run(self) -> None:
@@ -115,6 +122,7 @@ class Reconciler:
         await self._first_look()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_nginx())
+            tasks.create_task(self._resolving.run())
             while True:
                 await self._due()
                 changed_at = self._changed_at
@@ -127,6 +135,7 @@ class Reconciler:
             each.settings.name: ServiceView(self._decide(each), each.generation, each.digest, each.applied_at)
             for each in self._services
         }
+        services |= self._resolving.views()
         ready, reason = self._readiness()
         return Picture(
             services=services,
@@ -136,13 +145,26 @@ class Reconciler:
             outcome=self._outcome,
             ready=ready,
             reason=reason,
-            pending=self._changed.is_set() or self._retry_at is not None,
+            pending=self._changed.is_set() or self._retry_at is not None or self._resolving.pending,
         )
 
     def _wake(self) -> None:
         if not self._changed.is_set():
             self._changed_at = self._clock()
             self._changed.set()
+        if not self._settling:
+            self._resolving.wake()
+
+    def _next(self) -> int:
+        self._generation += 1
+        return self._generation
+
+    def _resolved(self, outcome: Outcome) -> None:
+        """A service that needs no reload has come to this."""
+        self._outcome = outcome
+        self._applied(outcome)
+        if outcome.kind is OutcomeKind.APPLIED:
+            self._persist(self.carried())
 
     def _decide(self, service: _Service) -> Decision:
         return self.situation.decide(service.settings, service.serving)
@@ -291,13 +313,15 @@ class Reconciler:
             if now.master and (now.master, now.started) != (before.master, before.started):
                 log.info("nginx has a new master, pid %d", now.master)
                 self._transaction.forget()
+                self._resolving.forget()
                 self._retry_at = None
                 self._pace.forget_failures()
                 self._wake()
 
     def _readiness(self) -> tuple[bool, str]:
-        wanted = [service for service in self._services if service.upstream is not None]
-        if wanted and all(service.digest for service in wanted):
+        wanted = [service.digest for service in self._services if service.upstream is not None]
+        wanted += self._resolving.digests()
+        if wanted and all(wanted):
             saved = ", ".join(self.situation.saved_only())
             return True, f"serving the saved set of {saved}, which has not answered since start" if saved else ""
         if self._settling:
@@ -305,12 +329,3 @@ class Reconciler:
         if self._outcome is not None and self._outcome.kind not in _CONFIRMED:
             return False, f"{self._outcome.kind}: {self._outcome.detail}"
         return False, "no instance is healthy yet"
-
-
-def marker_on_disk(path: str) -> Marker | None:
-    """The marker of the file at `path`; None where there is no file of ours."""
-    try:
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
-            return Marker.read(file.read(MARKER_BYTES))
-    except OSError:
-        return None

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from upstreamd.model import Clock, Endpoint, Instance, Server, Snapshot, Upstream
+from upstreamd.model import Clock, Endpoint, Instance, Marker, Server, Snapshot, Upstream
 
 log = logging.getLogger("upstreamd.state")
 
 VERSION = 1
 MAX_BYTES = 64 * 1024 * 1024
+MARKER_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,15 @@ class StateFile:
         else:
             log.warning("the saved state is not used: %s; it was moved to %s and is rebuilt", reason, aside)
         return Saved()
+
+
+def marker_on_disk(path: str) -> Marker | None:
+    """The marker of the file at `path`; None where there is no file of ours."""
+    try:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            return Marker.read(file.read(MARKER_BYTES))
+    except OSError:
+        return None
 
 
 def _replace(path: Path, content: bytes) -> None:
