@@ -15,17 +15,18 @@ from typing import Any
 import uvloop
 
 from upstreamd import __version__
-from upstreamd.apply import OutputLock, Transaction
+from upstreamd.apply import Choice, OutputLock, ResolveRoute, Transaction, choose
 from upstreamd.check import Checker, Evidence, PassiveListener
-from upstreamd.config import ApplySettings, Config, NginxSettings, load
+from upstreamd.config import ApplySettings, Config, NginxSettings, ServiceSettings, load
 from upstreamd.discover import Discoverer, admitted, build, follow
 from upstreamd.errors import ConfigError, UpstreamdError
-from upstreamd.model import Instance, Picture, Reported
+from upstreamd.model import Endpoint, Instance, Picture, Reported
 from upstreamd.observe.http import AdminServer
 from upstreamd.observe.log import configure
 from upstreamd.observe.metrics import Metrics
-from upstreamd.reconcile import Reconciler, marker_on_disk
-from upstreamd.state import Saved, StateFile
+from upstreamd.reconcile import Reconciler
+from upstreamd.resolving import Resolving
+from upstreamd.state import Saved, StateFile, marker_on_disk
 from upstreamd.unavailable import UnavailableResponder
 
 log = logging.getLogger("upstreamd")
@@ -88,7 +89,9 @@ class Daemon:
         state = StateFile(config.state.dir, clock=self._clock, wall=time.time)
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(OutputLock([service.output for service in config.services]))
-            if any(service.all_unhealthy == "none" for service in config.services):
+            before, transaction = self._transaction, self._same_transaction(config)
+            resolving = await self._resolving(config, transaction, stack)
+            if resolving.names or any(service.all_unhealthy == "none" for service in config.services):
                 responder = UnavailableResponder(config.unavailable.listen)
                 await responder.start()
                 stack.push_async_callback(responder.stop)
@@ -99,10 +102,10 @@ class Daemon:
             for discoverer in discoverers:
                 stack.push_async_callback(discoverer.close)
             sources = {each.name: saved.snapshot(each.name, _admits(config, each)) for each in discoverers}
-            before, transaction = self._transaction, self._same_transaction(config)
             reconciler = Reconciler(
                 config,
                 transaction=transaction,
+                resolving=resolving,
                 clock=self._clock,
                 sources=sources,
                 saved=saved,
@@ -145,6 +148,24 @@ class Daemon:
                 carried = reconciler.carried()
                 state.save(carried)
         return carried
+
+    async def _resolving(self, config: Config, transaction: Transaction, stack: contextlib.AsyncExitStack) -> Resolving:
+        """What keeps nginx up to date without reloads, for the services whose route is found to be that one."""
+
+        async def chosen(service: ServiceSettings) -> Choice:
+            return await choose(service, config.nginx, config.resolver, (await transaction.inspect()).version)
+
+        choices = {service.name: await chosen(service) for service in config.services}
+        for service in config.services:
+            if service.route == "auto" and not choices[service.name].resolve:
+                log.info("%s changes by reload (route = auto): %s", service.name, choices[service.name].reason)
+        resolved = {name: choice for name, choice in choices.items() if choice.resolve}
+        listen = config.unavailable.listen
+        route = ResolveRoute(config.resolver, list(resolved), Endpoint(listen.host, listen.port), clock=self._clock)
+        if resolved:
+            await route.start()
+            stack.push_async_callback(route.stop)
+        return Resolving(config, resolved, route, clock=self._clock, choose=chosen)
 
     def _listener(self, config: Config, checker: Checker, reconciler: Reconciler) -> PassiveListener | None:
         """Where nginx's reports come in, if the configuration says so; ejections outlive a configuration."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from upstreamd.apply import Transaction
 from upstreamd.config import Config
@@ -16,7 +15,6 @@ from upstreamd.model import (
     Clock,
     Decision,
     Endpoint,
-    Marker,
     NginxView,
     Outcome,
     OutcomeKind,
@@ -26,8 +24,9 @@ from upstreamd.model import (
 )
 from upstreamd.pace import Pace
 from upstreamd.render import document
+from upstreamd.resolving import Resolving
 from upstreamd.situation import Situation
-from upstreamd.state import Saved
+from upstreamd.state import Saved, marker_on_disk
 
 log = logging.getLogger("upstreamd.reconcile")
 
@@ -36,7 +35,6 @@ INSPECT_INTERVAL = 1.0
 DRAINING_INTERVAL = 0.05
 DRAINING_PATIENCE = 10.0
 URGENCY_INTERVAL = 0.1
-MARKER_BYTES = 512
 SOURCES_PATIENCE = 5.0
 RENDER_IN_THREAD = 200
 """Servers from which rendering is done beside the event loop, which must not stall the probes."""
@@ -47,7 +45,8 @@ SPLIT_PATIENCE = 2.0
 class Reconciler:
     """Turns what sources and probes say into what nginx serves.
 
-    `sources` are the names of the sources with what is known of each; `applied` gets every Outcome; `persist` the
+    `resolving` has the services that need no reload; `sources` are the names of the sources with what is known of
+    each; `applied` gets every Outcome; `persist` the
     state worth keeping after an apply. `before` is the reconciler of the configuration before, where the same
     transaction goes on: what nginx was proved to serve need not be proved again.
     """
@@ -57,6 +56,7 @@ class Reconciler:
         config: Config,
         *,
         transaction: Transaction,
+        resolving: Resolving,
         clock: Clock,
         sources: Mapping[str, Snapshot | None],
         saved: Saved,
@@ -66,6 +66,7 @@ class Reconciler:
     ) -> None:
         self._config = config
         self._transaction = transaction
+        self._resolving = resolving
         self._clock = clock
         self._applied = applied
         self._persist = persist
@@ -75,6 +76,7 @@ class Reconciler:
         self._entries = [
             Entry(settings, serving=last_good.get(settings.name), last_good=last_good.get(settings.name))
             for settings in config.services
+            if settings.name not in resolving.names
         ]
         known = {entry.name: entry for entry in before._entries} if before is not None else {}  # noqa: SLF001 - our own predecessor
         for entry in self._entries:
@@ -90,6 +92,7 @@ class Reconciler:
         self._nginx = NginxView()
         self._outcome: Outcome | None = None
         self._settling = True
+        resolving.attach(decide=self.situation.decide, number=self._next, record=self._resolved, serving=last_good)
 
     def health_changed(self, *_: object) -> None:
         """An endpoint's status has changed, or its first result is in; the checker holds it, this wakes us."""
@@ -101,6 +104,7 @@ class Reconciler:
             name: state.snapshot for name, state in self.situation.sources.items() if state.snapshot is not None
         }
         upstreams = {entry.name: entry.last_good for entry in self._entries if entry.last_good is not None}
+        upstreams |= self._resolving.serving()
         return Saved(snapshots, upstreams, self.situation.owners, self._generation)
 
     async def run(self) -> None:
@@ -109,6 +113,7 @@ class Reconciler:
         await self._first_look()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_nginx())
+            tasks.create_task(self._resolving.run())
             while True:
                 await self._due()
                 changed_at = self._changed_at
@@ -118,15 +123,16 @@ class Reconciler:
     def picture(self) -> Picture:
         """Everything as it stands, for those who only look; decided afresh, applied nowhere."""
         ready, reason = self._readiness()
+        services = {entry.name: entry.view(self._decide(entry)) for entry in self._entries}
         return Picture(
-            services={entry.name: entry.view(self._decide(entry)) for entry in self._entries},
+            services=services | self._resolving.views(),
             sources=self.situation.sources,
             probes=self.situation.probes,
             nginx=self._nginx,
             outcome=self._failure() or self._outcome,
             ready=ready,
             reason=reason,
-            pending=self._changed.is_set() or self._failure() is not None,
+            pending=self._changed.is_set() or self._failure() is not None or self._resolving.pending,
         )
 
     def _wake(self) -> None:
@@ -134,6 +140,19 @@ class Reconciler:
         if not self._changed.is_set():
             self._changed_at = self._clock()
             self._changed.set()
+        if not self._settling:
+            self._resolving.wake()
+
+    def _next(self) -> int:
+        self._generation += 1
+        return self._generation
+
+    def _resolved(self, outcome: Outcome) -> None:
+        """A service that needs no reload has come to this."""
+        self._outcome = outcome
+        self._applied(outcome)
+        if outcome.kind is OutcomeKind.APPLIED:
+            self._persist(self.carried())
 
     def _failure(self) -> Outcome | None:
         """What keeps the first service that waits for its retry from being applied."""
@@ -146,6 +165,7 @@ class Reconciler:
         """Hold the first decision until sources and first probes have spoken, or the first instance that passes
         would for a moment be the only one nginx serves. What goes on from before need not wait."""
         fresh = [entry.settings for entry in self._entries if not entry.digest]
+        fresh += [settings for settings in self._config.services if settings.name in self._resolving.names]
         if fresh:
             longest = max(each.health.timeout * (each.health.rise + 1) for each in fresh)
             try:
@@ -279,25 +299,18 @@ class Reconciler:
             if now.master and (now.master, now.started) != (before.master, before.started):
                 log.info("nginx has a new master, pid %d", now.master)
                 self._transaction.forget()
+                self._resolving.forget()
                 for entry in self._entries:
                     entry.forgive()
                 self._wake()
 
     def _readiness(self) -> tuple[bool, str]:
-        wanted = [entry for entry in self._entries if entry.upstream is not None]
-        if wanted and all(entry.digest for entry in wanted):
+        wanted = [entry.digest for entry in self._entries if entry.upstream is not None]
+        wanted += self._resolving.digests()
+        if wanted and all(wanted):
             saved = ", ".join(self.situation.saved_only())
             return True, f"serving the saved set of {saved}, which has not answered since start" if saved else ""
         if self._settling:
             return False, "waiting for the sources and the first probes"
         failure = self._failure()
         return False, f"{failure.kind}: {failure.detail}" if failure is not None else "no instance is healthy yet"
-
-
-def marker_on_disk(path: str) -> Marker | None:
-    """The marker of the file at `path`; None where there is no file of ours."""
-    try:
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
-            return Marker.read(file.read(MARKER_BYTES))
-    except OSError:
-        return None

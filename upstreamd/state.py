@@ -12,12 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from upstreamd.model import Clock, Endpoint, Instance, Server, Snapshot, Upstream
+from upstreamd.model import Clock, Endpoint, Instance, Marker, Server, Snapshot, Upstream
 
 log = logging.getLogger("upstreamd.state")
 
 VERSION = 1
 MAX_BYTES = 64 * 1024 * 1024
+MARKER_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,15 @@ def _checked(endpoint: Endpoint) -> Endpoint:
     if str(ipaddress.ip_address(endpoint.address)) != endpoint.address or not 1 <= endpoint.port <= 65535:
         raise ValueError(f"{endpoint} is no endpoint")
     return endpoint
+
+
+def marker_on_disk(path: str) -> Marker | None:
+    """The marker of the file at `path`; None where there is no file of ours."""
+    try:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            return Marker.read(file.read(MARKER_BYTES))
+    except OSError:
+        return None
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -1,6 +1,6 @@
 """Configuration: TOML and environment in, frozen values out; every error names its key path."""
 
-from upstreamd.config.kinds import Listen, Network
+from upstreamd.config.kinds import Listen, Network, seconds
 from upstreamd.config.read import load, parse
 from upstreamd.config.values import (
     AdminSettings,
@@ -16,6 +16,7 @@ from upstreamd.config.values import (
     LogSettings,
     NginxSettings,
     PassiveSettings,
+    ResolverSettings,
     ServiceSettings,
     StateSettings,
     UnavailableSettings,
@@ -37,9 +38,11 @@ __all__ = [
     "Network",
     "NginxSettings",
     "PassiveSettings",
+    "ResolverSettings",
     "ServiceSettings",
     "StateSettings",
     "UnavailableSettings",
     "load",
     "parse",
+    "seconds",
 ]

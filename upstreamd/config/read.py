@@ -169,6 +169,7 @@ def _agree(config: Config, problems: list[Problem]) -> None:
     if passive is not None and not passive.guarded:
         reason = "takes reports from other machines: listen on a unix socket or on 127.0.0.1"
         problems.append(Problem("passive.listen", str(passive), reason))
+    _agree_on_resolver(config, problems)
     if not config.services:
         problems.append(Problem("services", "", "none is declared; add [services.NAME] with a source"))
     outputs: dict[str, str] = {}
@@ -189,6 +190,31 @@ def _agree(config: Config, problems: list[Problem]) -> None:
             reason = 'needs nginx to report: set passive.listen, like "unix:/run/upstreamd/passive.sock"'
             problems.append(Problem(f"{path}.passive.eject", "true", reason))
         _agree_on_health(service.health, f"{path}.health", problems)
+
+
+def _agree_on_resolver(config: Config, problems: list[Problem]) -> None:
+    """What the names of DNS allow, where a service may be resolved."""
+    resolved = [service for service in config.services if service.route != "reload"]
+    listen = config.resolver.listen
+    if resolved and listen.socket:
+        reason = 'nginx asks an address and a port, not a unix socket; write it like "127.0.0.1:5300"'
+        problems.append(Problem("resolver.listen", str(listen), reason))
+    unavailable = config.unavailable.listen
+    if resolved and unavailable.socket:
+        reason = "an answer of DNS holds addresses, so the server of last resort needs one where a route is not reload"
+        problems.append(Problem("unavailable.listen", str(unavailable), reason))
+    names: dict[str, str] = {}
+    for service in resolved:
+        path, name = f"services.{service.name}", service.name.lower()
+        if not all(name.split(".")):
+            problems.append(Problem(path, "", "has an empty label, which DNS does not know; rename it or use reload"))
+        if name in names:
+            reason = f"differs from services.{names[name]} in case only, which DNS does not tell apart; rename one"
+            problems.append(Problem(path, "", reason))
+        names[name] = service.name
+        if service.route == "resolve" and service.layout != "servers":
+            reason = 'the upstream is yours (nginx/resolve.conf): set layout = "servers"'
+            problems.append(Problem(f"{path}.layout", service.layout, reason))
 
 
 def _agree_on_health(health: HealthSettings, path: str, problems: list[Problem]) -> None:

@@ -27,6 +27,10 @@ from upstreamd.config.kinds import (
 )
 
 _PATH = ("/.*", "an absolute path")
+_ZONE = (
+    r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?){0,3}",
+    "a domain name in lower case",
+)
 _NAME = (r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", "a name of letters, digits, '_', '-' and '.', at most 63 long")
 
 
@@ -81,6 +85,16 @@ class PassiveSettings:
 
     listen: Listen | None = setting("", listen_or_off)
     mode: int = setting("0660", mode)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolverSettings:
+    """The responder that nginx's `resolver` asks (route "resolve"). `hold`: seconds an answer waits for a change."""
+
+    listen: Listen = setting("127.0.0.1:5300", listen)
+    hold: float = setting("4s", duration(0, 60))
+    zone: str = setting("upstreamd", text(*_ZONE, empty=False))
+    allow: tuple[Network, ...] = setting(["127.0.0.0/8", "::1/128"], networks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +215,7 @@ class ServiceSettings:
     port: int = setting(3000, integer(0, 65535))
     max_fails: int = setting(1, integer(0, 1000))
     fail_timeout: float = setting("10s", whole_seconds(3600))
-    route: str = setting("reload", choice("reload"))
+    route: str = setting("reload", choice("reload", "resolve", "auto"))
     all_unhealthy: str = setting("keep", choice("keep", "all", "none"))
     panic_threshold: int = setting(0, integer(0, 100))
     allow: tuple[Network, ...] = setting(["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"], networks)
@@ -222,6 +236,7 @@ class Config:
     admin: AdminSettings = dataclasses.field(default=AdminSettings())
     unavailable: UnavailableSettings = dataclasses.field(default=UnavailableSettings())
     passive: PassiveSettings = dataclasses.field(default=PassiveSettings())
+    resolver: ResolverSettings = dataclasses.field(default=ResolverSettings())
     state: StateSettings = dataclasses.field(default=StateSettings())
     log: LogSettings = dataclasses.field(default=LogSettings())
     consul: ConsulAgent = dataclasses.field(default=ConsulAgent())

@@ -1,0 +1,174 @@
+"""Changes without a reload: the sidecar, its responder and a real nginx, as an operator runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.real.nginx_harness import Nginx
+from tests.real.resolve_harness import asking, free_udp_port, reloads, resolving_nginx, resolving_sidecar, who_answers
+from tests.real.sidecar_harness import Load, answers, apps, beside, eventually, targets
+
+pytestmark = pytest.mark.real("nginx")
+
+
+async def test_instances_join_leave_turn_sick_and_heal_without_a_reload(nginx_binary: str, tmp_path: Path) -> None:
+    """Under load every change reaches nginx, no request fails, and nginx never reloads nor replaces a worker."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    async with apps("one", "two", "three") as (one, two, three):
+        targets(tmp_path / "targets.json", one, two)
+        load = Load(f"http://127.0.0.1:{nginx.port}/")
+        async with asking(nginx, sidecar, port):
+            workers = nginx.workers()
+            async with load.running():
+                await eventually(lambda: set(load.answers) == {"one", "two"}, "both to serve")
+                targets(tmp_path / "targets.json", one, two, three)
+                await eventually(lambda: "three" in load.answers, "the third to serve")
+                two.healthy = False
+                await eventually(lambda: load.quiet("two"), "the sick one to leave")
+                served = load.answers["two"]
+                two.healthy = True
+                await eventually(lambda: load.answers["two"] > served, "the healed one to serve")
+                targets(tmp_path / "targets.json", one, two)
+                await eventually(lambda: load.quiet("three"), "the removed one to leave")
+            assert load.failures == []
+            assert nginx.workers() == workers
+            assert reloads(nginx) == 0
+            assert sidecar.metric('upstreamd_applies_total{outcome="applied"}') >= 5
+            assert "without a reload" in sidecar.output()
+
+
+async def test_nginx_serves_on_while_the_sidecar_is_away_and_learns_from_the_next(
+    nginx_binary: str, tmp_path: Path
+) -> None:
+    """kill -9 of the sidecar fails no request, and a new one takes over by itself."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    async with apps("one", "two") as (one, two):
+        targets(tmp_path / "targets.json", one)
+        load = Load(f"http://127.0.0.1:{nginx.port}/")
+        async with asking(nginx, sidecar, port), load.running():
+            await eventually(lambda: set(load.answers) == {"one"}, "the first to serve")
+            sidecar.kill()
+            served = load.total
+            await eventually(lambda: load.total > served + 100, "requests to be served without a sidecar")
+            targets(tmp_path / "targets.json", two)
+            sidecar.start()
+            await eventually(lambda: "two" in load.answers and load.quiet("one"), "the new sidecar's set to be served")
+            assert load.failures == []
+
+
+async def test_nginx_that_starts_while_the_sidecar_is_down_serves_the_last_good_set(
+    nginx_binary: str, tmp_path: Path
+) -> None:
+    """The written file answers a cold start, though no reload ever read it; the sidecar takes over when it is back."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    async with apps("one", "two") as (one, two):
+        targets(tmp_path / "targets.json", one)
+        async with asking(nginx, sidecar, port):
+            await answers(nginx, (200, "one"))
+            sidecar.stop()
+            await asyncio.to_thread(nginx.restart)
+            assert await who_answers(nginx) == {"one"}
+            targets(tmp_path / "targets.json", two)
+            sidecar.start()
+            await answers(nginx, (200, "two"))
+
+
+async def test_a_reload_or_restart_of_nginx_loses_nothing(nginx_binary: str, tmp_path: Path) -> None:
+    """After a foreign SIGHUP, and after a restart, new workers are told at once."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    async with apps("one", "two") as (one, two):
+        targets(tmp_path / "targets.json", one)
+        async with asking(nginx, sidecar, port):
+            workers = nginx.workers()
+            os.kill(nginx.master, signal.SIGHUP)
+            await eventually(lambda: nginx.workers() and not nginx.workers() & workers, "new workers")
+            targets(tmp_path / "targets.json", two)
+            await answers(nginx, (200, "two"))
+            await asyncio.to_thread(nginx.restart)
+            await answers(nginx, (200, "two"))
+            targets(tmp_path / "targets.json", one)
+            await answers(nginx, (200, "one"))
+            await eventually(lambda: sidecar.status()["pending"] is False, "the change to be confirmed")
+
+
+async def test_auto_reloads_where_nginx_does_not_ask_and_says_so(nginx_binary: str, tmp_path: Path) -> None:
+    """route = auto with an upstream that only includes the file: reloads, and a sentence that says what is missing."""
+    nginx = Nginx(nginx_binary, tmp_path)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, free_udp_port(), route="auto")
+    async with apps("one") as (one,):
+        targets(tmp_path / "targets.json", one)
+        async with beside(nginx, sidecar):
+            await answers(nginx, (200, "one"))
+            assert reloads(nginx) == 1
+            assert "has no `server app_servers.upstreamd service=http resolve;`" in sidecar.output()
+
+
+async def test_auto_resolves_where_nginx_asks(nginx_binary: str, tmp_path: Path) -> None:
+    """route = auto with the shipped snippet: no reload, and a sentence that names the line."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, port, route="auto")
+    async with apps("one") as (one,):
+        targets(tmp_path / "targets.json", one)
+        async with asking(nginx, sidecar, port):
+            await answers(nginx, (200, "one"))
+            assert reloads(nginx) == 0
+            assert f"{tmp_path}/resolve.conf:" in sidecar.output()
+
+
+async def test_resolve_without_its_line_fails_aloud_and_still_writes_the_file(
+    nginx_binary: str, tmp_path: Path
+) -> None:
+    """route = resolve with an nginx that does not ask: `failed` with the remedy, and the file is there for nginx."""
+    nginx = Nginx(nginx_binary, tmp_path)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, free_udp_port())
+    async with apps("one") as (one,):
+        targets(tmp_path / "targets.json", one)
+        nginx.start()
+        sidecar.start()
+        try:
+            await eventually(lambda: 'route = "resolve" cannot work' in sidecar.output(), "the sentence")
+            await eventually(lambda: one.endpoint in nginx.output.read_text(), "the file to be written")
+            await eventually(lambda: sidecar.metric('upstreamd_applies_total{outcome="failed"}') >= 1, "the outcome")
+            assert not sidecar.ready()
+        finally:
+            with contextlib.suppress(AssertionError):
+                sidecar.stop()
+            nginx.stop()
+
+
+async def test_nobody_healthy_is_a_503_of_ours(nginx_binary: str, tmp_path: Path) -> None:
+    """With all_unhealthy = none the only server is our own responder, told without a reload like any other."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, port, service='all_unhealthy = "none"\n')
+    async with apps("one") as (one,):
+        targets(tmp_path / "targets.json", one)
+        async with asking(nginx, sidecar, port):
+            one.healthy = False
+            await answers(nginx, 503)
+            one.healthy = True
+            await answers(nginx, (200, "one"))
+            assert reloads(nginx) == 0

@@ -1,0 +1,116 @@
+"""The route without reloads: the responder tells nginx who serves, the file only keeps the last good set."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from upstreamd.apply.configuration import Configuration
+from upstreamd.apply.files import OutputFile
+from upstreamd.apply.reload import to_its_end
+from upstreamd.apply.resolvable import SINCE, Placement, new_enough, placement
+from upstreamd.apply.resolver import Responder
+from upstreamd.apply.zone import service_records
+from upstreamd.config import NginxSettings, ResolverSettings, ServiceSettings
+from upstreamd.errors import ApplyError
+from upstreamd.model import Clock, Document, Endpoint, Upstream
+
+log = logging.getLogger("upstreamd.apply")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How one service reaches nginx, and why.
+
+    `problem` says what keeps the chosen route from working, empty where nothing; `by_instance` whether every server
+    needs a name of its own.
+    """
+
+    resolve: bool
+    reason: str
+    problem: str = ""
+    by_instance: bool = False
+    advice: tuple[str, ...] = ()
+
+
+async def choose(service: ServiceSettings, nginx: NginxSettings, resolver: ResolverSettings, version: str) -> Choice:
+    """The route for `service`, where the nginx beside us has this `version`; never raises for what is missing."""
+    if service.route == "reload" or service.layout != "servers":
+        return Choice(resolve=False, reason="configured")
+    found = await _placement(service, nginx, resolver)
+    if not new_enough(version):
+        since = ".".join(str(part) for part in SINCE)
+        shown = f"nginx {version} is older than" if version else "the version of nginx is not known, and it has to be"
+        found = Placement(missing=f"{shown} {since}, the first that resolves servers while it runs")
+    if service.route == "auto" and found.missing:
+        return Choice(resolve=False, reason=found.missing)
+    problem = f'route = "resolve" cannot work: {found.missing}, or set route = "reload"' if found.missing else ""
+    reason = f"nginx {version} asks upstreamd at {found.where}"
+    return Choice(resolve=True, reason=reason, problem=problem, by_instance=found.by_instance, advice=found.advice)
+
+
+async def _placement(service: ServiceSettings, nginx: NginxSettings, resolver: ResolverSettings) -> Placement:
+    try:
+        return await asyncio.to_thread(placement, Configuration(nginx.config), service.name, service.output, resolver)
+    except (ApplyError, OSError) as error:
+        return Placement(missing=str(error))
+
+
+class ResolveRoute:
+    """Tells nginx who serves `services`, and knows what it has fetched."""
+
+    def __init__(
+        self, settings: ResolverSettings, services: Sequence[str], unavailable: Endpoint, *, clock: Clock
+    ) -> None:
+        self._responder = Responder(settings, list(services), clock=clock)
+        self._unavailable = unavailable
+        self._mourned: dict[str, bytes] = {}
+
+    async def start(self) -> None:
+        """Listen. Raises UpstreamdError where the address is not to be had."""
+        await self._responder.start()
+
+    async def stop(self) -> None:
+        """Stop listening; nginx keeps what it has."""
+        await self._responder.stop()
+
+    @property
+    def port(self) -> int:
+        """The port the responder listens on."""
+        return self._responder.port
+
+    def publish(self, upstream: Upstream, draining: Sequence[Endpoint], *, by_instance: bool) -> int:
+        """Tell nginx of `upstream` at once; returns the version, the same for the same set. Raises ApplyError."""
+        names = self._responder.zone[upstream.name].names
+        records = service_records(upstream, draining, names, self._unavailable, by_instance=by_instance)
+        return self._responder.publish(upstream.name, records)
+
+    async def fetched(self, service: str, version: int) -> None:
+        """Return once every nginx that asks has fetched `version` of `service` or a later one."""
+        await self._responder.fetched(service, version)
+
+    def versions(self, service: str) -> Mapping[int, int]:
+        """How many clients were told which version."""
+        return self._responder.audience.versions(self._responder.zone[service].names.service)
+
+    def forget(self) -> None:
+        """Count nothing as fetched any more: nginx was restarted."""
+        self._responder.forget()
+
+    async def keep(self, document: Document) -> None:
+        """Write the last good set, from which nginx serves where it starts while we are away. Raises ApplyError."""
+        await to_its_end(lambda: self._write(document))
+
+    def _write(self, document: Document) -> None:
+        output = OutputFile(document)
+        lines = output.foreign()
+        if lines and output.previous is not None and self._mourned.get(output.target) != output.previous:
+            self._mourned[output.target] = output.previous
+            log.warning("%s was edited by another hand; these lines go: %s", document.path, " | ".join(lines))
+        try:
+            output.stage()
+            output.swap()
+        finally:
+            output.discard()

@@ -1,0 +1,308 @@
+"""Decide, publish, prove: the services whose changes reach nginx through its resolver instead of a reload."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from upstreamd.apply import Choice, ResolveRoute
+from upstreamd.config import Config, ServiceSettings
+from upstreamd.errors import ApplyError, RenderError
+from upstreamd.model import (
+    Clock,
+    Decision,
+    Document,
+    Endpoint,
+    Outcome,
+    OutcomeKind,
+    ServiceView,
+    State,
+    Upstream,
+)
+from upstreamd.render import document
+from upstreamd.state import marker_on_disk
+
+log = logging.getLogger("upstreamd.resolving")
+
+LOOK_AGAIN = 10.0
+"""Seconds after which nginx's configuration is looked at again where it lacked something."""
+
+RENDER_IN_THREAD = 200
+
+
+@dataclass(slots=True)
+class _Service:
+    """One service: what is published (`upstream`, `draining`, `version`) and what nginx is known to serve."""
+
+    settings: ServiceSettings
+    choice: Choice
+    serving: Upstream | None = None
+    upstream: Upstream | None = None
+    draining: tuple[Endpoint, ...] = ()
+    version: int = 0
+    document: Document | None = None
+    generation: int = 0
+    digest: str = ""
+    applied_at: float | None = None
+    said: tuple[str, ...] = ()
+    published_at: float = 0.0
+    published: asyncio.Event = field(default_factory=asyncio.Event)
+    refusal: str = ""
+
+
+class Resolving:
+    """Keeps the responder at the latest decision, and learns from what nginx fetches what it serves.
+
+    `choose` looks at nginx's configuration again. `attach` has to be called before `run`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        services: Mapping[str, Choice],
+        route: ResolveRoute,
+        *,
+        clock: Clock,
+        choose: Callable[[ServiceSettings], Awaitable[Choice]],
+    ) -> None:
+        self._config = config
+        self._route = route
+        self._clock = clock
+        self._choose = choose
+        self._services = [_Service(each, services[each.name]) for each in config.services if each.name in services]
+        self._changed = asyncio.Event()
+
+    def attach(
+        self,
+        *,
+        decide: Callable[[ServiceSettings, Upstream | None], Decision],
+        number: Callable[[], int],
+        record: Callable[[Outcome], None],
+        serving: Mapping[str, Upstream],
+    ) -> None:
+        """Give what decides for a service and what nginx serves of it, what counts generations, who gets the outcomes,
+        and what was served last."""
+        self._decide = decide
+        self._number = number
+        self._record = record
+        for service in self._services:
+            service.serving = serving.get(service.settings.name)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The services that are resolved."""
+        return frozenset(service.settings.name for service in self._services)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is published that nginx is not known to serve yet."""
+        return any(service.upstream is not None and service.upstream != service.serving for service in self._services)
+
+    def digests(self) -> list[str]:
+        """The digest of what nginx is known to serve of each service that is published; empty where nothing yet."""
+        return [service.digest for service in self._services if service.upstream is not None]
+
+    def wake(self) -> None:
+        """A decision may come out differently."""
+        self._changed.set()
+
+    def forget(self) -> None:
+        """nginx was restarted: what it serves has to be proved anew."""
+        self._route.forget()
+        for service in self._services:
+            if service.upstream is not None:
+                service.published.set()
+
+    def views(self) -> dict[str, ServiceView]:
+        """Every service as decided now and as proved."""
+        return {
+            each.settings.name: ServiceView(
+                self._decide(each.settings, each.serving), each.generation, each.digest, each.applied_at
+            )
+            for each in self._services
+        }
+
+    def serving(self) -> dict[str, Upstream]:
+        """What nginx is known to serve."""
+        return {each.settings.name: each.serving for each in self._services if each.serving is not None}
+
+    async def run(self) -> None:
+        """Work until cancelled. The first change after a quiet time is published at once, what follows gathered."""
+        for service in self._services:
+            _tell_choice(service)
+        async with asyncio.TaskGroup() as tasks:
+            for service in self._services:
+                tasks.create_task(self._prove(service))
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                for service in self._services:
+                    self._publish(service)
+                await asyncio.sleep(self._config.apply.gather)
+
+    def _publish(self, service: _Service) -> None:
+        """Tell nginx what is decided now. Nothing is rendered or written first: nginx waits for the answer."""
+        decision = self._decide(service.settings, service.serving)
+        self._say(service, decision.alarms)
+        if decision.upstream is None:
+            return
+        draining = tuple(each.instance.endpoint for each in decision.members if each.state is State.DRAINING)
+        if (decision.upstream, draining) == (service.upstream, service.draining):
+            return
+        service.upstream, service.draining = decision.upstream, draining
+        service.published_at = self._clock()
+        try:
+            service.version = self._route.publish(decision.upstream, draining, by_instance=service.choice.by_instance)
+            service.refusal = ""
+        except ApplyError as error:
+            service.refusal = str(error)
+        service.published.set()
+
+    async def _prove(self, service: _Service) -> None:
+        """Write down each published set and learn whether nginx has fetched it; only the latest matters."""
+        while True:
+            await service.published.wait()
+            service.published.clear()
+            await self._conclude(service)
+            while service.upstream != service.serving and not service.published.is_set():
+                await self._news(service)
+
+    async def _news(self, service: _Service) -> None:
+        """Wait for a newer set, or for what the last one lacked: nginx, or a line in its configuration."""
+        if service.choice.problem:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN):
+                    await service.published.wait()
+            await self._look_again(service)
+            return
+        newer: asyncio.Future[object] = asyncio.ensure_future(service.published.wait())
+        waiting = [newer]
+        if not service.refusal:
+            waiting.append(asyncio.ensure_future(self._fetched(service)))
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+        if not newer.done():
+            service.published.set()  # concluded anew, and well this time
+
+    async def _look_again(self, service: _Service) -> None:
+        before, service.choice = service.choice, await self._choose(service.settings)
+        if service.choice == before or service.upstream is None:
+            return
+        _tell_choice(service)
+        service.upstream = None  # published anew, for its names may be others now
+        self.wake()
+
+    async def _conclude(self, service: _Service) -> None:
+        """One outcome: the file is written and nginx has fetched the set, or why not."""
+        upstream, version, began = service.upstream, service.version, service.published_at
+        if upstream is None:
+            return
+        fetching = asyncio.ensure_future(self._fetched_in_time(service, began))
+        try:
+            kept = await self._keep(service, upstream)
+            took = await fetching
+        finally:
+            fetching.cancel()
+        digest = service.document.digest if service.document is not None else ""
+        if service.choice.problem or service.refusal:
+            outcome = Outcome(OutcomeKind.FAILED, digest, service.choice.problem or service.refusal)
+        elif took is None:
+            outcome = Outcome(OutcomeKind.UNCONFIRMED, digest, self._silence(service, version))
+        elif kept:
+            outcome = Outcome(OutcomeKind.FAILED, digest, f"nginx serves the new set, but {kept}")
+        else:
+            outcome = Outcome(OutcomeKind.APPLIED, digest, duration=took)
+        if took is not None and not service.choice.problem:
+            self._serves(service, upstream)
+        self._log(service, outcome)
+        self._record(outcome)
+
+    def _serves(self, service: _Service, upstream: Upstream) -> None:
+        service.serving = upstream
+        if service.document is not None and service.document.digest != service.digest:
+            service.digest, service.generation = service.document.digest, service.document.generation
+            service.applied_at = self._clock()
+
+    async def _fetched_in_time(self, service: _Service, began: float) -> float | None:
+        """Seconds from the publication until nginx had the set; None where it had not in time."""
+        if service.refusal or service.choice.problem:
+            return None
+        try:
+            async with asyncio.timeout(self._config.nginx.confirm_timeout):
+                await self._fetched(service)
+        except TimeoutError:
+            return None
+        return self._clock() - began
+
+    async def _fetched(self, service: _Service) -> None:
+        await self._route.fetched(service.settings.name, service.version)
+
+    async def _keep(self, service: _Service, upstream: Upstream) -> str:
+        """Render and write the last good set; why that failed, else nothing."""
+        output = service.settings.output
+        on_disk = marker_on_disk(output) if service.document is None else None
+        generation = self._number()
+        try:
+            if len(upstream.servers) > RENDER_IN_THREAD:
+                new = await asyncio.to_thread(document, upstream, output, generation)
+            else:
+                new = document(upstream, output, generation)
+            if on_disk is not None and on_disk.digest == new.digest:
+                new = document(upstream, output, on_disk.generation)
+            if service.document is None or service.document.digest != new.digest:
+                service.document = new
+            await self._route.keep(service.document)
+        except (RenderError, ApplyError) as error:
+            return f"the last good set is not kept in {output}: {error}"
+        return ""
+
+    def _silence(self, service: _Service, version: int) -> str:
+        """Why nothing was fetched, as far as we can tell."""
+        name, patience = service.settings.name, self._config.nginx.confirm_timeout
+        told = self._route.versions(name)
+        listen = self._config.resolver.listen
+        if not told:
+            return (
+                f"no nginx has asked {listen} for {name} within {patience:g}s; start nginx, or let it reach that "
+                "address and lie in resolver.allow"
+            )
+        return f"nginx has not fetched version {version} of {name} within {patience:g}s; it serves the set before"
+
+    def _log(self, service: _Service, outcome: Outcome) -> None:
+        name = service.settings.name
+        if outcome.kind is not OutcomeKind.APPLIED:
+            log.error("%s: %s", outcome.kind, outcome.detail, extra={"fields": {"services": [name]}})
+            return
+        log.info(
+            "nginx serves generation %d after %.0f ms without a reload: %s %d",
+            *(
+                service.generation,
+                outcome.duration * 1000,
+                name,
+                len(service.serving.servers if service.serving else ()),
+            ),
+            extra={"fields": {"generation": service.generation}},
+        )
+
+    def _say(self, service: _Service, alarms: tuple[str, ...]) -> None:
+        for sentence in alarms:
+            if sentence not in service.said:
+                log.warning("%s", sentence, extra={"fields": {"service": service.settings.name}})
+        service.said = alarms
+
+
+def _tell_choice(service: _Service) -> None:
+    """Say at start what the route rests on."""
+    name, choice = service.settings.name, service.choice
+    if choice.problem:
+        log.error("%s: %s", name, choice.problem)
+        return
+    log.info("%s needs no reloads: %s", name, choice.reason)
+    for advice in choice.advice:
+        log.warning("%s: %s", name, advice)
