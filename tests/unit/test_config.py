@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from upstreamd.config import Config, load, parse
+from upstreamd.config import Config, doubts, load, parse
 from upstreamd.errors import ConfigError
 
 FILE_SOURCE = '[services.app.file]\npaths = ["/etc/upstreamd/*.json"]\n'
@@ -91,9 +91,26 @@ def test_the_environment_overrides_the_file() -> None:
 
 
 def test_a_bad_environment_variable_is_named_like_a_key() -> None:
-    """A wrong value in the environment is reported under the key it stands for."""
-    found = problems(FILE_SOURCE, {"UPSTREAMD__SERVICES__APP__HEALTH__RISE": "many"})
-    assert found == ["services.app.health.rise = many: must be a whole number between 1 and 100"]
+    """A wrong value, an unknown key and an unknown section are reported with the variable that has set them."""
+    found = problems(
+        FILE_SOURCE,
+        {
+            "UPSTREAMD__SERVICES__APP__HEALTH__RISE": "many",
+            "UPSTREAMD__NGINX__BINRY": "x",
+            "UPSTREAMD__NGNIX__BINARY": "x",
+        },
+    )
+    assert found == [
+        (
+            "services.app.health.rise = many: must be a whole number between 1 and 100 "
+            "(set by UPSTREAMD__SERVICES__APP__HEALTH__RISE)"
+        ),
+        "nginx.binry = x: unknown key; did you mean binary? (set by UPSTREAMD__NGINX__BINRY)",
+        'ngnix = {"binary": "x"}: unknown key; did you mean nginx? (set by UPSTREAMD__NGNIX__BINARY)',
+    ]
+    (lonely,) = problems(FILE_SOURCE, {"UPSTREAMD__SERVICES__APQ__PORT": "80"})[:1]
+    assert lonely.startswith("services.apq: has no source;")
+    assert lonely.endswith("(set by UPSTREAMD__SERVICES__APQ__PORT)")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +124,16 @@ def test_a_bad_environment_variable_is_named_like_a_key() -> None:
         (FILE_SOURCE + '[admin]\nlisten = "0.0.0.0:9145"\n', "set admin.token_file, or listen on 127.0.0.1"),
         (FILE_SOURCE + '[services.app]\nallow = ["10.0.0.1/8"]\n', "has host bits set"),
         (FILE_SOURCE + "[services.app]\nallow = []\n", "must name at least one range"),
+        (
+            FILE_SOURCE + '[services.app]\nallow = ["x", "10.0.0.0/8", "y"]\n',
+            "'x' does not appear to be an IPv4 or IPv6",
+        ),
+        (FILE_SOURCE + '[services.app]\nallow = ["x", "10.0.0.0/8", "y"]\n', "and 'y' does not appear"),
+        (FILE_SOURCE + '[apply]\ngather = "2s"\n', "apply.gather = 2s: is longer than apply.max_gather (1s)"),
+        (
+            '[services.app.file]\npaths = ["targets.json"]\n',
+            'services.app.file.paths = "targets.json": is relative, to whatever directory upstreamd starts in; write',
+        ),
         (FILE_SOURCE + '[services.app]\nmethod = "hash $x; evil"\n', "services.app.method"),
         (FILE_SOURCE + '[services.app.health]\npath = "/a b"\n', "services.app.health.path"),
         (FILE_SOURCE + '[services.app.health.headers]\nConnection = "close"\n', "is set by the prober itself"),
@@ -126,6 +153,39 @@ def test_a_missing_file_says_how_to_name_one(tmp_path: Path) -> None:
     """Without a configuration file the operator is told how to give one."""
     with pytest.raises(ConfigError, match="no such file; name yours with -c FILE or UPSTREAMD_CONFIG"):
         load(tmp_path / "absent.toml", {})
+
+
+def test_a_file_that_cannot_be_read_is_told_in_plain_words(tmp_path: Path) -> None:
+    """A directory in its place, and bytes that are no text, are one clause each, without Python's own words."""
+    with pytest.raises(ConfigError, match=r": cannot be read: Is a directory$"):
+        load(tmp_path, {})
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="is not text in UTF-8"):
+        load(tmp_path / "binary.toml", {})
+
+
+def test_what_may_not_work_here_is_doubted(tmp_path: Path) -> None:
+    """Files that are not there and variables that nobody reads have a sentence each; what is there has none."""
+    for name in ("nginx.conf", "ca.pem"):
+        (tmp_path / name).touch()
+    nginx = f'[nginx]\nconfig = "{tmp_path}/nginx.conf"\nvalidate = false\n'
+    good = parse(f'[services.app]\noutput = "{tmp_path}/u.conf"\n' + FILE_SOURCE + nginx)
+    assert doubts(good, {"UPSTREAMD_CONFIG": "x", "UPSTREAMD__NGINX__BINARY": "x"}) == ()
+    bad = parse(
+        f'[services.app]\noutput = "{tmp_path}/missing/u.conf"\n'
+        + FILE_SOURCE
+        + f'[services.app.health]\nca_file = "{tmp_path}/none.pem"\n'
+        + f'[nginx]\nbinary = "{tmp_path}/nginx"\nconfig = "{tmp_path}/none.conf"\n'
+    )
+    found = doubts(bad, {"UPSTREAMD_ADMIN_LISTEN": "x", "UPSTREAMD_TEST_NGINX": "x"})
+    starts = [
+        "UPSTREAMD_ADMIN_LISTEN is set in the environment and nobody reads it; a key is written like UPSTREAMD__ADMIN",
+        f'nginx.binary = "{tmp_path}/nginx": is not there or not executable',
+        f'nginx.config = "{tmp_path}/none.conf": does not exist here',
+        f'services.app.health.ca_file = "{tmp_path}/none.pem": does not exist here',
+        f'services.app.output = "{tmp_path}/missing/u.conf": its directory does not exist here',
+    ]
+    assert [line[: len(start)] for line, start in zip(found, starts, strict=True)] == starts
 
 
 def test_a_token_lets_the_admin_server_listen_elsewhere() -> None:

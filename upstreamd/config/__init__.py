@@ -1,5 +1,6 @@
 """Configuration: TOML and environment in, frozen values out; every error names its key path."""
 
+from upstreamd.config.doubts import doubts
 from upstreamd.config.kinds import Listen, Network, seconds
 from upstreamd.config.read import load, parse
 from upstreamd.config.values import (
@@ -42,6 +43,7 @@ __all__ = [
     "ServiceSettings",
     "StateSettings",
     "UnavailableSettings",
+    "doubts",
     "load",
     "parse",
     "seconds",

@@ -132,11 +132,14 @@ def texts(value: object) -> tuple[str, ...]:
 def networks(value: object) -> tuple[Network, ...]:
     """Reads a list of address ranges in CIDR notation (RFC 4632, RFC 4291)."""
     found: list[Network] = []
+    wrong: list[str] = []
     for item in texts(value):
         try:
             found.append(ipaddress.ip_network(item))
         except ValueError as error:
-            raise ValueError(f'{error}; write ranges like "10.0.0.0/8" or "fc00::/7"') from error
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError(f'{", and ".join(wrong)}; write ranges like "10.0.0.0/8" or "fc00::/7"')
     if not found:
         raise ValueError("must name at least one range, or no instance could ever serve")
     return tuple(found)

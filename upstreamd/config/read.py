@@ -37,8 +37,10 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     except FileNotFoundError as error:
         reason = "no such file; name yours with -c FILE or UPSTREAMD_CONFIG"
         raise ConfigError((Problem(str(path), "", reason),)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError((Problem(str(path), "", f"cannot be read: {error}"),)) from error
+    except OSError as error:
+        raise ConfigError((Problem(str(path), "", f"cannot be read: {error.strerror or error}"),)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError((Problem(str(path), "", "is not text in UTF-8; is this the right file?"),)) from error
     return parse(content, environ, source=str(path))
 
 
@@ -49,29 +51,45 @@ def parse(content: str, environ: Mapping[str, str] | None = None, *, source: str
     except tomllib.TOMLDecodeError as error:
         raise ConfigError((Problem(source, "", f"is not TOML: {error}"),)) from error
     problems: list[Problem] = []
+    origins: dict[str, str] = {}
     for name, value in (environ or {}).items():
         if name.startswith(ENVIRONMENT_PREFIX):
-            _override(table, name, value, problems)
+            _override(table, name, value, problems, origins)
     services = _services(table.pop("services", {}), problems)
     config = _section(Config, table, "", problems, source=source, services=services)
     if not problems and config is not None:
         _agree(config, problems)
     if problems or config is None:
-        raise ConfigError(tuple(problems))
+        raise ConfigError(tuple(_with_origin(problem, origins) for problem in problems))
     return config
 
 
-def _override(table: dict[str, Any], variable: str, value: str, problems: list[Problem]) -> None:
-    """Puts one UPSTREAMD__SECTION__KEY into the table; names match without regard to case."""
+def _override(
+    table: dict[str, Any], variable: str, value: str, problems: list[Problem], origins: dict[str, str]
+) -> None:
+    """Puts one UPSTREAMD__SECTION__KEY into the table; names match without regard to case. `origins` gets the paths
+    of the key and of sections that are there for it alone."""
     *sections, key = variable.removeprefix(ENVIRONMENT_PREFIX).split("__")
+    path: list[str] = []
     for section in sections:
         name = _same_name(table, section)
+        path.append(name)
+        if name not in table:
+            origins[".".join(path)] = variable
         inner = table.setdefault(name, {})
         if not isinstance(inner, dict):
             problems.append(Problem(variable, "", f"{name} is not a section in the configuration file"))
             return
         table = inner
-    table[_same_name(table, key)] = _FromEnvironment(value)
+    name = _same_name(table, key)
+    table[name] = _FromEnvironment(value)
+    origins[".".join([*path, name])] = variable
+
+
+def _with_origin(problem: Problem, origins: Mapping[str, str]) -> Problem:
+    """`problem`, saying which variable of the environment has set the key, if one has."""
+    variable = origins.get(problem.path)
+    return dataclasses.replace(problem, reason=f"{problem.reason} (set by {variable})") if variable else problem
 
 
 def _same_name(table: Mapping[str, Any], name: str) -> str:
@@ -170,6 +188,9 @@ def _agree(config: Config, problems: list[Problem]) -> None:
         reason = "takes reports from other machines: listen on a unix socket or on 127.0.0.1"
         problems.append(Problem("passive.listen", str(passive), reason))
     _agree_on_resolver(config, problems)
+    if config.apply.gather > config.apply.max_gather:
+        reason = f"is longer than apply.max_gather ({config.apply.max_gather:g}s); shorten it or raise max_gather"
+        problems.append(Problem("apply.gather", f"{config.apply.gather:g}s", reason))
     if not config.services:
         problems.append(Problem("services", "", "none is declared; add [services.NAME] with a source"))
     outputs: dict[str, str] = {}
@@ -179,8 +200,8 @@ def _agree(config: Config, problems: list[Problem]) -> None:
             problems.append(Problem(path, "", f"has no source; add [{path}.consul], [{path}.docker] or [{path}.file]"))
         if service.consul is not None and not service.consul.service:
             problems.append(Problem(f"{path}.consul.service", "", "is missing; name the service as Consul knows it"))
-        if service.file is not None and not service.file.paths:
-            problems.append(Problem(f"{path}.file.paths", "", 'is missing; name files like ["/etc/upstreamd/*.json"]'))
+        if service.file is not None:
+            _agree_on_files(service.file.paths, f"{path}.file.paths", problems)
         output = os.path.realpath(service.output)
         if output in outputs:
             reason = f"is also the output of services.{outputs[output]}; give each its own file"
@@ -190,6 +211,15 @@ def _agree(config: Config, problems: list[Problem]) -> None:
             reason = 'needs nginx to report: set passive.listen, like "unix:/run/upstreamd/passive.sock"'
             problems.append(Problem(f"{path}.passive.eject", "true", reason))
         _agree_on_health(service.health, f"{path}.health", problems)
+
+
+def _agree_on_files(patterns: tuple[str, ...], path: str, problems: list[Problem]) -> None:
+    if not patterns:
+        problems.append(Problem(path, "", 'is missing; name files like ["/etc/upstreamd/*.json"]'))
+    for pattern in patterns:
+        if not pattern.startswith("/"):
+            reason = f'is relative, to whatever directory upstreamd starts in; write "/etc/upstreamd/{pattern}"'
+            problems.append(Problem(path, f'"{pattern}"', reason))
 
 
 def _agree_on_resolver(config: Config, problems: list[Problem]) -> None:

@@ -1,0 +1,59 @@
+"""What is right in itself and may still not work here: files that are not there, variables that nobody reads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from upstreamd.config.values import Config
+
+_READ_ELSEWHERE = ("UPSTREAMD__", "UPSTREAMD_TEST_")
+_KNOWN = frozenset({"UPSTREAMD_CONFIG", "UPSTREAMD_IMAGE"})
+
+
+def doubts(config: Config, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """A sentence for each, with key or variable, value and remedy. Looks at the file system and changes nothing."""
+    return (*_variables(environ), *_files(config))
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """Those that look like ours and are not: a key is parted from its section by two underscores."""
+    for name in sorted(environ):
+        if name.startswith("UPSTREAMD_") and not name.startswith(_READ_ELSEWHERE) and name not in _KNOWN:
+            meant = name.replace("_", "__", 2)
+            yield f"{name} is set in the environment and nobody reads it; a key is written like {meant}"
+
+
+def _files(config: Config) -> Iterator[str]:
+    nginx = config.nginx
+    if nginx.validate and shutil.which(nginx.binary) is None:
+        yield (
+            f'nginx.binary = "{nginx.binary}": is not there or not executable; name the nginx that tests candidates, '
+            "or set nginx.validate = false"
+        )
+    named = {
+        "nginx.config": nginx.config,
+        "admin.token_file": config.admin.token_file,
+        "consul.token_file": config.consul.token_file,
+        "consul.ca_file": config.consul.ca_file,
+    }
+    for service in config.services:
+        health = f"services.{service.name}.health"
+        named[f"{health}.ca_file"] = service.health.ca_file
+        named[f"{health}.client_certificate"] = service.health.client_certificate
+        named[f"{health}.client_key"] = service.health.client_key
+    for key, path in named.items():
+        if path and not _exists(Path(path)):
+            yield f'{key} = "{path}": does not exist here; create it, mount it, or correct the path'
+    for service in config.services:
+        if not _exists(Path(service.output).parent):
+            key = f"services.{service.name}.output"
+            yield f'{key} = "{service.output}": its directory does not exist here; create it, or correct the path'
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # we may not look, so it cannot be told
+        return True
