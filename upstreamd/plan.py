@@ -5,26 +5,37 @@ from __future__ import annotations
 import asyncio
 import difflib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from upstreamd.apply import objection
 from upstreamd.check import Checker
-from upstreamd.config import Config, ServiceSettings
+from upstreamd.config import Config, NginxSettings, ServiceSettings
 from upstreamd.discover import Discoverer, build
-from upstreamd.errors import DiscoveryError, RenderError
-from upstreamd.model import Marker, Snapshot, SourceState
+from upstreamd.errors import ApplyError, DiscoveryError, RenderError
+from upstreamd.model import Decision, Document, Marker, Skipped, Snapshot, SourceState
 from upstreamd.render import document
 from upstreamd.situation import Situation
 from upstreamd.state import StateFile
 
 SOURCE_PATIENCE = 10.0
+MOST_SHOWN = 10
+"""How many of a kind are named, for there may be thousands."""
 
 
-async def plan(config: Config) -> tuple[str, tuple[str, ...]]:
-    """The unified diff that `run` would apply now, and a sentence for every source that cannot be reached.
+class Plan(NamedTuple):
+    """What `run` would do now: the unified diff, sentences on who was found and who would not serve, and a sentence
+    for everything that stands in the way (a source out of reach, a result that nginx refuses)."""
 
-    Every source is asked once and every instance probed until its first verdict; nothing is written or signalled.
-    """
+    diff: str
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+async def plan(config: Config) -> Plan:
+    """The plan. Every source is asked once and every instance probed until its first verdict; no live file is changed
+    and nobody is signalled."""
     saved = StateFile(config.state.dir, clock=time.monotonic, wall=time.time).load()
     discoverers = build(config)
     situation = Situation(
@@ -39,16 +50,56 @@ async def plan(config: Config) -> tuple[str, tuple[str, ...]]:
         for discoverer in discoverers:
             await discoverer.close()
     await _probe(config, situation)
-    diffs, problems = [], [problem for problem in answers if problem]
+    diffs, documents, problems = [], [], [problem for problem in answers if problem]
+    notes = [line for state in situation.sources.values() for line in _refused(state.name, state.skipped)]
     for service in config.services:
-        upstream = situation.decide(service, saved.upstreams.get(service.name)).upstream
-        if upstream is None:
+        decision = situation.decide(service, saved.upstreams.get(service.name))
+        notes += _findings(service.name, decision)
+        if decision.upstream is None:
             continue
         try:
-            diffs.append(_difference(service, document(upstream, service.output, 1).text))
+            planned = document(decision.upstream, service.output, 1)
+            diffs.append(_difference(service, planned.text))
         except (RenderError, OSError) as error:
             problems.append(f"{service.output}: {error}")
-    return "".join(diffs), tuple(problems)
+            continue
+        if service.route == "reload":
+            documents.append(planned)
+    objections, untested = await _tested(documents, config.nginx)
+    return Plan("".join(diffs), (*notes, *untested), (*problems, *objections))
+
+
+async def _tested(documents: Sequence[Document], nginx: NginxSettings) -> tuple[list[str], list[str]]:
+    """What nginx has against the documents, and why it was not asked."""
+    if not documents or not nginx.validate:
+        return [], []
+    try:
+        refusal = await objection(documents, nginx)
+    except ApplyError as error:
+        return [], [f"not tested with `nginx -t`: {error}"]
+    return ([f"nginx would refuse it: {refusal}"] if refusal else []), []
+
+
+def _refused(source: str, skipped: Sequence[Skipped]) -> Iterator[str]:
+    """The entries of a source's answer that were refused."""
+    for entry in skipped[:MOST_SHOWN]:
+        yield f"{source} refuses {entry.entry}: {entry.reason}"
+    if len(skipped) > MOST_SHOWN:
+        yield f"{source} refuses {len(skipped) - MOST_SHOWN} more"
+
+
+def _findings(service: str, decision: Decision) -> Iterator[str]:
+    """Who was found for a service and who would not serve, and why."""
+    out = [member for member in decision.members if not member.serving]
+    yield f"{service}: {len(decision.members)} found, {len(decision.members) - len(out)} would serve"
+    for member in out[:MOST_SHOWN]:
+        yield f"{service}: {member.instance.endpoint} would not: {member.state}, {member.reason}"
+    if len(out) > MOST_SHOWN:
+        yield f"{service}: {len(out) - MOST_SHOWN} more would not"
+    if decision.upstream is None:
+        yield f"{service}: no instance can serve, so nothing would be written and nginx keeps what it has"
+    for alarm in decision.alarms:
+        yield f"{service}: {alarm}"
 
 
 async def _ask(discoverer: Discoverer, situation: Situation) -> str:

@@ -3,5 +3,6 @@
 from upstreamd.apply.lock import OutputLock
 from upstreamd.apply.route import Choice, ResolveRoute, choose
 from upstreamd.apply.transaction import Transaction
+from upstreamd.apply.trial import objection
 
-__all__ = ["Choice", "OutputLock", "ResolveRoute", "Transaction", "choose"]
+__all__ = ["Choice", "OutputLock", "ResolveRoute", "Transaction", "choose", "objection"]

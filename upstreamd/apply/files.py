@@ -37,6 +37,7 @@ class OutputFile:
         self.scratch = Scratch(document.path)
         self.staged = ""
         self.swapped = False
+        self._owner_lost: tuple[int, int] | None = None
         self.previous = _content(self.target)
 
     @property
@@ -57,10 +58,15 @@ class OutputFile:
     def swap(self) -> None:
         """Put the staged file in the target's place; nothing where the target has these bytes already."""
         if self.staged:
-            self._replace(self.staged, self.content)
+            replaced = self._replace(self.staged, self.content)
             self.swapped = True
             self.staged = ""
             _sync_directory(Path(self.target).parent)
+            if replaced and self._owner_lost is not None:
+                log.warning(
+                    "%s belonged to uid %d and gid %d and now belongs to uid %d: only root can give files away",
+                    *(self.document.path, *self._owner_lost, os.geteuid()),
+                )
 
     def restore(self) -> None:
         """Put back what was there before `swap`; nothing where nothing was swapped."""
@@ -90,6 +96,18 @@ class OutputFile:
         shown = [_printable(line) for line in gone[:_LINES_SHOWN]]
         return (*shown, f"and {len(gone) - _LINES_SHOWN} more") if len(gone) > _LINES_SHOWN else tuple(shown)
 
+    def mourn(self, *, known: bool) -> bool:
+        """Log the lines of `foreign`; False where there are none. A file that is not `known` to be ours and has no
+        marker, like the seed that nginx started with, was there before us: that it goes is what was asked for."""
+        lines = self.foreign()
+        if not lines or self.previous is None:
+            return False
+        if known or Marker.read(self.previous.decode(errors="replace")) is not None:
+            log.warning("%s was edited by another hand; these lines go: %s", self.document.path, " | ".join(lines))
+        else:
+            log.info("%s replaces the file that was there; these lines go: %s", self.document.path, " | ".join(lines))
+        return True
+
     def _written(self, content: bytes) -> str:
         path = self.scratch.name(str(Path(self.target).parent), "staged")
         try:
@@ -118,22 +136,21 @@ class OutputFile:
             try:
                 os.fchown(descriptor, old.st_uid, old.st_gid)
             except PermissionError:
-                log.warning(
-                    "%s belonged to uid %d and gid %d and now belongs to uid %d: only root can give files away",
-                    *(self.document.path, old.st_uid, old.st_gid, os.geteuid()),
-                )
+                self._owner_lost = (old.st_uid, old.st_gid)  # said once it is true, after the swap
         os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
-    def _replace(self, staged: str, content: bytes) -> None:
+    def _replace(self, staged: str, content: bytes) -> bool:
+        """Whether the target is another file now; False where the same one has other bytes."""
         try:
             Path(staged).rename(self.target)
         except OSError as error:
             if error.errno == errno.EBUSY:
                 self._write_in_place(content)
                 self.scratch.remove(staged)
-                return
+                return False
             self.scratch.remove(staged)
             raise refused(error, self.target) from error
+        return True
 
     def _write_in_place(self, content: bytes) -> None:
         """The declared fallback for a file that is a mount of its own, over which no rename is possible."""

@@ -105,10 +105,10 @@ class ResolveRoute:
 
     def _write(self, document: Document) -> None:
         output = OutputFile(document)
-        lines = output.foreign()
-        if lines and output.previous is not None and self._mourned.get(output.target) != output.previous:
-            self._mourned[output.target] = output.previous
-            log.warning("%s was edited by another hand; these lines go: %s", document.path, " | ".join(lines))
+        if output.previous is not None and self._mourned.get(output.target) != output.previous:
+            known = output.target in self._mourned
+            if output.mourn(known=known):
+                self._mourned[output.target] = output.previous
         try:
             output.stage()
             output.swap()

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upstreamd.apply.binary import Binary, Build
-from upstreamd.apply.candidate import Candidate
 from upstreamd.apply.configuration import Configuration
 from upstreamd.apply.confirm import settled
 from upstreamd.apply.errorlog import ErrorLog, find_error_log
 from upstreamd.apply.files import OutputFile, restore
 from upstreamd.apply.master import Master, NoMasterError, find_master
 from upstreamd.apply.reload import Reload, Serves, to_its_end
+from upstreamd.apply.trial import tested
 from upstreamd.config import ApplySettings, NginxSettings
 from upstreamd.errors import ApplyError
 from upstreamd.model import Clock, Document, NginxView, Outcome, OutcomeKind
@@ -85,7 +85,7 @@ class Transaction:
             return OutcomeKind.UNCHANGED, "nginx serves it already"
         try:
             await to_its_end(lambda: self._stage(outputs))
-            refusal = await self._test(outputs) if self._nginx.validate else ""
+            refusal = await tested(outputs, self._configuration, self._binary) if self._nginx.validate else ""
             if refusal:
                 return OutcomeKind.REJECTED, refusal
             return await self._put_in_force(outputs, urgent=urgent)
@@ -109,17 +109,6 @@ class Transaction:
                     output.scratch.sweep(directory)
                 self._swept.add(output.target)
             output.stage()
-
-    async def _test(self, outputs: Sequence[OutputFile]) -> str:
-        """Why the candidate is refused, empty where nginx takes it."""
-        candidate = Candidate(self._configuration, outputs)
-        try:
-            await to_its_end(candidate.write)
-            if candidate.missing:
-                return "; ".join(_never_included(output.document, self._nginx.config) for output in candidate.missing)
-            return candidate.in_their_names(await self._binary.test(candidate.path))
-        finally:
-            candidate.remove()
 
     async def _put_in_force(self, outputs: Sequence[OutputFile], *, urgent: bool) -> _Result:
         self._mourn(outputs)
@@ -161,12 +150,10 @@ class Transaction:
     def _mourn(self, outputs: Sequence[OutputFile]) -> None:
         """Say which lines of another hand go, once for each content that is replaced."""
         for output in outputs:
-            lines = output.foreign()
-            if lines and output.previous is not None and self._mourned.get(output.target) != output.previous:
-                self._mourned[output.target] = output.previous
-                log.warning(
-                    "%s was edited by another hand; these lines go: %s", output.document.path, " | ".join(lines)
-                )
+            if output.previous is not None and self._mourned.get(output.target) != output.previous:
+                known = output.target in self._mourned or output.document.path in self._confirmed
+                if output.mourn(known=known):
+                    self._mourned[output.target] = output.previous
 
     async def _error_log(self) -> str:
         build = await self._build()
@@ -188,15 +175,6 @@ def _swap(outputs: Sequence[OutputFile]) -> None:
     except BaseException:
         restore(outputs)
         raise
-
-
-def _never_included(document: Document, config: str) -> str:
-    whole_block = document.text.partition("\n")[2].startswith("upstream ")
-    place = "http { }" if whole_block else f"upstream {document.service} {{ }}"
-    return (
-        f"{config} never includes {document.path}, so nginx would not see the change; add "
-        f"`include {document.path};` inside `{place}`"
-    )
 
 
 def _paths(outputs: Sequence[OutputFile]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from upstreamd import __version__
 from upstreamd.cli.command import Command
 from upstreamd.cli.demo import DEMO
-from upstreamd.cli.ending import Ending, end, say
+from upstreamd.cli.ending import Ending, end, say, silence
 from upstreamd.cli.sidecar import CHECK_CONFIG, PLAN, RUN
 from upstreamd.cli.status import STATUS
 
@@ -54,8 +53,7 @@ def _performed(command: Command, words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever reads has gone (`| head`); the interpreter's own flush at exit shall not complain of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()  # whoever reads has gone (`| head`)
         return Ending.NO
 
 

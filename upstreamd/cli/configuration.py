@@ -15,10 +15,13 @@ NEARBY = Path("upstreamd.toml")
 
 
 def find(named: Path | None) -> Path:
-    """The file named, else the installed one, else the one in the current directory if it exists."""
+    """The file named, else the installed one, else the one in the current directory; ends the command where there is
+    none of these."""
     if named is not None:
         return named
-    return NEARBY if NEARBY.exists() and not INSTALLED.exists() else INSTALLED
+    if not INSTALLED.exists() and not NEARBY.exists():
+        end(Ending.WRONG, f"there is no {INSTALLED} and no ./{NEARBY}; name yours with -c FILE or {VARIABLE}")
+    return INSTALLED if INSTALLED.exists() else NEARBY
 
 
 def read(named: Path | None) -> Config:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import sys
+import logging
+import os
 
 from upstreamd.cli.command import Arguments, Command, declare_configuration
 from upstreamd.cli.configuration import find, read, refuse
-from upstreamd.cli.ending import Ending, end, say
+from upstreamd.cli.ending import Ending, end, note, say
+from upstreamd.config import doubts
 from upstreamd.errors import ConfigError, UpstreamdError
 
 
 def _run(arguments: Arguments) -> int:
     path = find(arguments.config)
-    read(path)  # a bad configuration is told at once, before the sidecar's libraries are loaded
+    config = read(path)  # a bad configuration is told at once, before the sidecar's libraries are loaded
     from upstreamd import daemon
+    from upstreamd.observe.log import configure
 
+    configure(config.log)
+    log = logging.getLogger("upstreamd")
     try:
         return daemon.run(path)
     except ConfigError as error:
         refuse(path, error)
     except UpstreamdError as error:
-        end(Ending.NO, str(error))
+        log.error("upstreamd ends: %s", error)  # noqa: TRY400 - the sentence says all there is to know
+    except Exception:
+        log.exception("upstreamd ends on a defect of its own")
+    return Ending.NO
 
 
 def _check_config(arguments: Arguments) -> int:
     config = read(arguments.config)
     names = ", ".join(service.name for service in config.services)
+    note(*(f"warning: {doubt}" for doubt in doubts(config, os.environ)))
     say(f"{config.source} is good: services {names}; admin server at {config.admin.listen}")
     return Ending.DONE
 
@@ -40,16 +49,17 @@ def _plan(arguments: Arguments) -> int:
 
     configure(LogSettings(level="warning"))
     try:
-        diff, problems = asyncio.run(plan(config))
+        planned = asyncio.run(plan(config))
     except UpstreamdError as error:
         end(Ending.WRONG, str(error))
-    sys.stdout.write(diff)
-    sys.stdout.flush()
-    if problems:
-        end(Ending.WRONG, *problems)
-    if not diff:
-        sys.stderr.write("nothing would change\n")
-    return Ending.NO if diff else Ending.DONE
+    if planned.diff:
+        say(planned.diff.removesuffix("\n"))
+    note(*planned.notes)
+    if planned.problems:
+        end(Ending.WRONG, *planned.problems)
+    if not planned.diff:
+        note("nothing would change")
+    return Ending.NO if planned.diff else Ending.DONE
 
 
 RUN = Command(
@@ -63,16 +73,19 @@ RUN = Command(
 CHECK_CONFIG = Command(
     "check-config",
     "validate the configuration and name every problem",
-    "Every problem comes with its key, its value and the reason; exit code 2 where\nthere is one.",
+    "Every problem comes with its key, its value and the reason; exit code 2 where\n"
+    "there is one. Files that do not exist here are warnings.",
     "upstreamd check-config -c upstreamd.toml",
     declare_configuration,
     _check_config,
 )
 PLAN = Command(
     "plan",
-    "print the diff that `run` would apply; touch nothing",
-    "Every source is asked and every instance checked once. Exit code 0 where nothing\n"
-    "would change, 1 where something would, 2 where a source cannot be reached.",
+    "print the diff that `run` would apply; change nothing",
+    "Every source is asked, every instance checked, and the result tested with\n"
+    "`nginx -t` beside the live files. The diff is on stdout, who was found, refused\n"
+    "or would not serve on stderr. Exit code 0 where nothing would change, 1 where\n"
+    "something would, 2 where a source cannot be reached or nginx refuses the result.",
     "upstreamd plan -c upstreamd.toml",
     declare_configuration,
     _plan,

@@ -140,7 +140,7 @@ def _address(text: str, binding: Binding) -> str:
     if address.is_multicast or any(_within(address, network) for network in _NOBODY):
         raise _RefusedError(f"its address {address} is not that of one machine")
     if not any(_opens(network, address) for network in binding.allow):
-        raise _RefusedError(f"its address {address} lies outside services.{binding.service}.allow")
+        raise _RefusedError(f"its address {address} lies outside services.{binding.service}.allow; {_opening(address)}")
     return str(address)
 
 
@@ -148,6 +148,14 @@ def admitted(address: str, allow: Iterable[Network]) -> bool:
     """Whether the ranges `allow` admit this canonical address; loopback and link-local need ranges of their own."""
     literal = ipaddress.ip_address(address)
     return any(_opens(network, literal) for network in allow)
+
+
+def _opening(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """What to do where an address is refused."""
+    guard = next((guarded for guarded in _GUARDED if _within(address, guarded)), None)
+    if guard is None:
+        return "extend it, or correct the registration"
+    return f'add "{guard}" where it is meant, for a wide range does not open it'
 
 
 def _within(address: ipaddress.IPv4Address | ipaddress.IPv6Address, network: Network) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,59 @@ def test_an_edit_under_our_header_is_noticed(tmp_path: Path) -> None:
     assert OutputFile(made(path, 3001)).foreign() == ()
     path.write_text(made(path, 3000).text + "server 10.6.6.6:80; # by hand\n")
     assert OutputFile(made(path, 3001)).foreign() == ("server 127.0.0.1:3000;", "server 10.6.6.6:80; # by hand")
+
+
+@pytest.mark.parametrize(
+    ("known", "level", "words"),
+    [(False, "INFO", "replaces the file that was there"), (True, "WARNING", "was edited by another hand")],
+)
+def test_a_seed_that_goes_is_no_alarm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, known: bool, level: str, words: str
+) -> None:
+    """A file without our header that was there before us is named at INFO; in place of one we wrote, at WARNING."""
+    path = tmp_path / "upstream.conf"
+    path.write_text("server 127.0.0.1:8503;\n")
+    with caplog.at_level(logging.INFO):
+        assert OutputFile(made(path, 3000)).mourn(known=known)
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == (level, f"{path} {words}; these lines go: server 127.0.0.1:8503;")
+
+
+def test_an_edit_under_our_header_is_an_alarm_from_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that carries our header with another body is a warning, also where we have not written it ourselves."""
+    path = tmp_path / "upstream.conf"
+    path.write_text(made(path, 3000).text + "server 10.6.6.6:80;\n")
+    assert OutputFile(made(path, 3001)).mourn(known=False)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert not OutputFile(made(tmp_path / "absent.conf", 3001)).mourn(known=False)
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user may write to; pytest's own are open to their owner alone."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_owner_is_told_only_once_it_is_so(open_directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A candidate that is discarded changes nobody's file, and nothing is said; a swap says whose the file is now."""
+    path = open_directory / "upstream.conf"
+    path.write_text("old\n")
+    os.seteuid(65534)
+    try:
+        output = OutputFile(made(path, 3000))
+        output.stage()
+        output.discard()
+        assert caplog.messages == []
+        output.stage()
+        output.swap()
+    finally:
+        os.seteuid(0)
+    assert caplog.messages == [
+        f"{path} belonged to uid 0 and gid 0 and now belongs to uid 65534: only root can give files away"
+    ]
 
 
 def test_what_a_killed_predecessor_left_is_swept_and_nothing_else(

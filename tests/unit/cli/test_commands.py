@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.command_line import Run, write_configuration
+from tests.unit.cli.command_line import Run, sidecar, write_configuration
 from upstreamd import __version__
+from upstreamd.model import Picture
 
 COMMANDS = ("run", "demo", "check-config", "plan", "status")
 
@@ -80,10 +82,14 @@ async def test_wrong_arguments_are_exit_code_2(upstreamd: Run, words: tuple[str,
 
 
 async def test_a_good_configuration_is_called_good(upstreamd: Run, tmp_path: Path) -> None:
-    """`check-config` names file, services and admin address."""
+    """`check-config` names file, services and admin address; what is not there is a warning, and no more."""
     path = write_configuration(tmp_path / "mine.toml", "127.0.0.1:9145")
-    ended = await upstreamd("check-config", "-c", str(path))
-    assert ended == (0, f"{path} is good: services app; admin server at 127.0.0.1:9145\n", "")
+    ended = await upstreamd("check-config", "-c", str(path), UPSTREAMD_LOG_LEVEL="debug")
+    assert (ended.code, ended.out) == (0, f"{path} is good: services app; admin server at 127.0.0.1:9145\n")
+    warnings = ended.err.splitlines()
+    assert all(line.startswith("warning: ") for line in warnings)
+    assert any("UPSTREAMD_LOG_LEVEL" in line and "UPSTREAMD__LOG__LEVEL" in line for line in warnings)
+    assert any('admin.token_file = "/run/secrets/token": does not exist here' in line for line in warnings)
 
 
 @pytest.mark.parametrize("command", ["check-config", "plan", "status", "run"])
@@ -106,6 +112,37 @@ async def test_a_missing_configuration_is_one_sentence(upstreamd: Run, command: 
     ended = await upstreamd(command, "-c", "/nowhere/upstreamd.toml")
     assert ended.code == 2
     assert ended.err == "/nowhere/upstreamd.toml: no such file; name yours with -c FILE or UPSTREAMD_CONFIG\n"
+
+
+async def test_without_any_configuration_both_places_are_named(upstreamd: Run) -> None:
+    """Where nothing was named, the sentence says where was looked."""
+    ended = await upstreamd("check-config")
+    assert ended == (
+        2,
+        "",
+        (
+            "there is no /etc/upstreamd/upstreamd.toml and no ./upstreamd.toml; "
+            "name yours with -c FILE or UPSTREAMD_CONFIG\n"
+        ),
+    )
+
+
+async def test_why_the_sidecar_ends_is_logged_in_its_format(upstreamd: Run, tmp_path: Path) -> None:
+    """An address that is taken ends `run` with exit code 1 and one more line of JSON, where the log is JSON."""
+    async with sidecar(Picture) as listen:
+        path = write_configuration(tmp_path / "upstreamd.toml", listen)
+        ended = await upstreamd(
+            "run",
+            "-c",
+            str(path),
+            UPSTREAMD__LOG__FORMAT="json",
+            UPSTREAMD__ADMIN__TOKEN_FILE="",
+            UPSTREAMD__STATE__DIR="",
+        )
+    assert (ended.code, ended.out) == (1, "")
+    last = [json.loads(line) for line in ended.err.splitlines()][-1]
+    assert last["level"] == "error"
+    assert last["message"].startswith(f'upstreamd ends: admin.listen = "{listen}" cannot be had: another program')
 
 
 async def test_a_control_character_in_the_configuration_is_not_obeyed(upstreamd: Run, tmp_path: Path) -> None:
