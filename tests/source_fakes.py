@@ -113,6 +113,11 @@ class ScriptedSource:
         """The next thing that `discover` returns or raises."""
         self._steps.put_nowait(step)
 
+    @property
+    def longest_pause(self) -> float:
+        """Seconds between tries while it fails, at most."""
+        return 15.0
+
     async def discover(self) -> Answer:
         """The next step."""
         self.rounds += 1

@@ -178,7 +178,7 @@ class Daemon:
             clock=self._clock,
             health=checker.health,
             doubt=checker.doubt,
-            changed=reconciler.health_changed,
+            changed=reconciler.evidence_changed,
             later=asyncio.get_running_loop().call_later,
             known=known,
         )

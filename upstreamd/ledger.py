@@ -8,6 +8,8 @@ from upstreamd.config import ServiceSettings
 from upstreamd.model import Decision, Document, Endpoint, Outcome, OutcomeKind, ServiceView, Upstream
 from upstreamd.pace import Backoff
 
+NAMED = 12
+"""Endpoints that one log line names."""
 CONFIRMED = (OutcomeKind.APPLIED, OutcomeKind.UNCHANGED)
 
 
@@ -68,6 +70,16 @@ class Entry:
         self.failure = self._refused = self.retry_at = None
         self._backoff = Backoff()
 
+    def difference(self) -> str:
+        """What nginx will serve more and less, compared with what it is known to serve, for the log."""
+        wanted = {server.endpoint for server in self.upstream.servers} if self.upstream is not None else set()
+        served = {server.endpoint for server in self.serving.servers} if self.serving is not None else set()
+        changes = [f"+{endpoint}" for endpoint in sorted(wanted - served)]
+        changes += [f"-{endpoint}" for endpoint in sorted(served - wanted)]
+        if len(changes) > NAMED:
+            changes = [*changes[:NAMED], f"and {len(changes) - NAMED} more"]
+        return f"{self.name} {len(wanted)} ({' '.join(changes) or 'the same'})"
+
     def loses(self, decision: Decision) -> bool:
         """Whether an instance that nginx serves must leave it."""
         if self.serving is None or decision.upstream is None:
@@ -84,4 +96,11 @@ class Entry:
             else replace(member, serving=not member.serving)
             for member in decision.members
         )
-        return ServiceView(replace(decision, members=members), self.generation, self.digest, self.applied_at)
+        kept = served - {member.instance.endpoint for member in members}
+        return ServiceView(
+            replace(decision, members=members),
+            self.generation,
+            self.digest,
+            self.applied_at,
+            tuple(str(endpoint) for endpoint in sorted(kept)),
+        )

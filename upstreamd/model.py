@@ -128,7 +128,7 @@ class Health:
 
     `streak` counts the results in a row that speak against the present status: passes while checking or
     unhealthy, failures while healthy. `failures` counts failures in a row while checking. `since` is the
-    monotonic time of the last change of status.
+    monotonic time of the last change of status. `proven` tells whether it ever was healthy.
     """
 
     status: Status = Status.CHECKING
@@ -136,6 +136,7 @@ class Health:
     failures: int = 0
     reason: str = "not probed yet"
     since: float = 0.0
+    proven: bool = False
 
     def observe(self, result: ProbeResult, *, rise: int, fall: int) -> Health:
         """The next state after `result`: `rise` passes in a row make healthy, `fall` failures unhealthy."""
@@ -149,7 +150,7 @@ class Health:
         if self.status is Status.HEALTHY:
             return replace(self, streak=0, reason=result.reason)
         if self.streak + 1 >= rise:
-            return Health(Status.HEALTHY, reason=result.reason, since=result.at)
+            return Health(Status.HEALTHY, reason=result.reason, since=result.at, proven=True)
         return replace(self, streak=self.streak + 1, failures=0, reason=result.reason)
 
     def _failed(self, result: ProbeResult, fall: int) -> Health:
@@ -157,7 +158,7 @@ class Health:
             return replace(self, streak=0, reason=result.reason)
         failed = (self.streak if self.status is Status.HEALTHY else self.failures) + 1
         if failed >= fall:
-            return Health(Status.UNHEALTHY, reason=result.reason, since=result.at)
+            return Health(Status.UNHEALTHY, reason=result.reason, since=result.at, proven=self.proven)
         if self.status is Status.HEALTHY:
             return replace(self, streak=failed, reason=result.reason)
         return replace(self, streak=0, failures=failed, reason=result.reason)
@@ -347,12 +348,14 @@ class Reported:
 @dataclass(frozen=True, slots=True)
 class ServiceView:
     """A service as decided and as confirmed: `generation` and `digest` are of what nginx is known to serve
-    (0 and empty before the first confirmation); `applied_at` is monotonic."""
+    (0 and empty before the first confirmation); `applied_at` is monotonic. `kept` are endpoints that nginx
+    is known to serve although no source names them any more."""
 
     decision: Decision
     generation: int = 0
     digest: str = ""
     applied_at: float | None = None
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,13 @@ from upstreamd.model import (
     Clock,
     Decision,
     Endpoint,
+    Health,
     NginxView,
     Outcome,
     OutcomeKind,
     Picture,
     Snapshot,
+    Status,
     Upstream,
 )
 from upstreamd.pace import Pace
@@ -94,8 +96,14 @@ class Reconciler:
         self._settling = True
         resolving.attach(decide=self.situation.decide, number=self._next, record=self._resolved, serving=last_good)
 
-    def health_changed(self, *_: object) -> None:
+    def health_changed(self, service: str, endpoint: Endpoint, health: Health) -> None:
         """An endpoint's status has changed, or its first result is in; the checker holds it, this wakes us."""
+        if health.status is not Status.CHECKING:
+            log.info("%s: %s is %s: %s", service, endpoint, health.status, health.reason)
+        self._wake()
+
+    def evidence_changed(self) -> None:
+        """What nginx reports of an instance has changed: it is ejected, or no more."""
         self._wake()
 
     def carried(self) -> Saved:
@@ -260,6 +268,7 @@ class Reconciler:
         now = self._clock()
         self._outcome = outcome
         self._applied(outcome)
+        changes = ", ".join(entry.difference() for entry in due)
         for entry in due:
             entry.conclude(outcome, now, self._unavailable)
         if outcome.kind is not OutcomeKind.UNCHANGED:
@@ -268,14 +277,9 @@ class Reconciler:
             names = ", ".join(entry.name for entry in due)
             log.error("%s: %s: %s", names, outcome.kind, outcome.detail, extra={"fields": {"outcome": outcome.kind}})
         elif outcome.kind is OutcomeKind.APPLIED:
-            log.info("%s", self._sentence(outcome), extra={"fields": {"generation": self._generation}})
+            duration = outcome.duration * 1000
+            log.info("nginx serves generation %d after %.0f ms: %s", self._generation, duration, changes)
             self._persist(self.carried())
-
-    def _sentence(self, outcome: Outcome) -> str:
-        served = ", ".join(
-            f"{entry.name} {len(entry.serving.servers)}" for entry in self._entries if entry.serving is not None
-        )
-        return f"nginx serves generation {self._generation} after {outcome.duration * 1000:.0f} ms: {served}"
 
     def _say(self, entry: Entry, alarms: tuple[str, ...]) -> None:
         for sentence in alarms:

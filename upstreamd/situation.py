@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from upstreamd.check import Checker, Evidence
 from upstreamd.config import Config, ServiceSettings
 from upstreamd.decide import Claims, decide, settle
-from upstreamd.model import Decision, Endpoint, ProbeResult, Snapshot, SourceState, Upstream
+from upstreamd.model import Decision, Endpoint, Instance, ProbeResult, Snapshot, SourceState, Upstream
+
+log = logging.getLogger("upstreamd.situation")
+
+NAMED = 12
+"""Instances that one log line names."""
 
 
 class Situation:
@@ -59,6 +65,7 @@ class Situation:
         before = self._sources[state.name]
         self._sources[state.name] = state
         if _instances(before) != _instances(state):
+            _tell(before, state)
             self._watch()
             self._changed()
         elif (before.ok, before.answered, before.error) != (state.ok, state.answered, state.error):
@@ -128,6 +135,27 @@ class Situation:
             self._checker.watch(wanted)
             if self._evidence is not None:
                 self._evidence.watch(wanted)
+
+
+def _tell(before: SourceState, after: SourceState) -> None:
+    """One line that says which instances a source names more, fewer, or otherwise than before."""
+    was, now = _named(before), _named(after)
+    changes = [f"+{service} {endpoint}" for service, endpoint in sorted(now.keys() - was.keys())]
+    changes += [f"-{service} {endpoint}" for service, endpoint in sorted(was.keys() - now.keys())]
+    for key in sorted(was.keys() & now.keys()):
+        if now[key].draining and not was[key].draining:
+            changes.append(f"drains {key[0]} {key[1]}")
+        elif now[key].withheld and not was[key].withheld:
+            changes.append(f"holds back {key[0]} {key[1]}: {now[key].withheld}")
+    if len(changes) > NAMED:
+        changes = [*changes[:NAMED], f"and {len(changes) - NAMED} more"]
+    if changes:
+        log.info("%s: %s", after.name, ", ".join(changes))
+
+
+def _named(state: SourceState) -> dict[tuple[str, Endpoint], Instance]:
+    instances = state.snapshot.instances if state.snapshot is not None else ()
+    return {(instance.service, instance.endpoint): instance for instance in instances}
 
 
 def _instances(state: SourceState) -> object:

@@ -282,3 +282,62 @@ async def test_the_status_document_tells_everything(nginx_binary: str, tmp_path:
             assert service["digest"] in nginx.output.read_text()
             assert status["sources"]["file"]["ok"] is True
             assert status["nginx"]["master"] == nginx.master
+
+
+async def test_a_bad_service_does_not_hold_up_the_others(nginx_binary: str, tmp_path: Path) -> None:
+    """While nginx refuses one service, for want of its include line, the changes of another are applied."""
+    async with apps("a", "b", "c") as (a, b, c):
+        nginx, sidecar = stage(nginx_binary, tmp_path, a, b)
+        async with beside(nginx, sidecar), Load(url(nginx)).running() as load:
+            targets(tmp_path / "other.json", c)
+            other = (
+                f'[services.other]\noutput = "{tmp_path}/other.conf"\nallow = ["127.0.0.0/8"]\n'
+                f'[services.other.file]\npaths = ["{tmp_path}/other.json"]\n'
+            )
+            sidecar.config.write_text(sidecar.config.read_text() + other)
+            sidecar.signal(signal.SIGHUP)
+            await eventually(lambda: "never includes" in sidecar.output(), "the other service to be refused")
+            b.healthy = False
+            await eventually(lambda: load.quiet("b"), "b to leave all the same")
+        assert load.failures == []
+
+
+async def test_sighup_during_an_apply_waits_for_its_end(nginx_binary: str, tmp_path: Path) -> None:
+    """A new configuration in the middle of a slow apply never lets an older set overwrite a newer one."""
+    slow = tmp_path / "slow-nginx"
+    slow.write_text(f'#!/bin/sh\n[ -e {tmp_path}/slow ] && sleep 2\nexec {nginx_binary} "$@"\n')
+    slow.chmod(0o755)
+    async with apps("a", "b") as (a, b):
+        nginx, sidecar = stage(nginx_binary, tmp_path, a)
+        sidecar.config.write_text(
+            sidecar.config.read_text().replace(f'binary = "{nginx_binary}"', f'binary = "{slow}"')
+        )
+        async with beside(nginx, sidecar), Load(url(nginx)).running() as load:
+            (tmp_path / "slow").touch()
+            targets(tmp_path / "targets.json", a, b)
+            await eventually(lambda: sidecar.states().get(b.endpoint) == "healthy", "the apply to begin")
+            targets(tmp_path / "targets.json", b)
+            sidecar.signal(signal.SIGHUP)
+            await eventually(lambda: "was read again" in sidecar.output(), "the signal to be taken")
+            (tmp_path / "slow").unlink()
+            await eventually(lambda: load.quiet("a") and "b" in load.answers, "the last set to serve")
+            generations = [
+                int(line.split("generation ")[1].split()[0])
+                for line in sidecar.output().splitlines()
+                if "nginx serves generation" in line
+            ]
+            assert generations == sorted(generations)
+        assert load.failures == []
+
+
+async def test_the_log_tells_who_came_and_went_and_why(nginx_binary: str, tmp_path: Path) -> None:
+    """Each change of an instance is one line with its reason, and each apply names who joins and leaves."""
+    async with apps("a", "b") as (a, b):
+        nginx, sidecar = stage(nginx_binary, tmp_path, a, b)
+        async with beside(nginx, sidecar):
+            await b.stop()
+            await eventually(lambda: f"(-{b.endpoint})" in sidecar.output(), "b to leave")
+            log = sidecar.output()
+            assert f"app_servers: {a.endpoint} is healthy: " in log
+            assert f"app_servers: {b.endpoint} is unhealthy: " in log
+            assert "refused" in log

@@ -17,6 +17,8 @@ _STATES = {
     Status.UNHEALTHY: State.UNHEALTHY,
 }
 _UNKNOWN = Health()
+TOGETHER = 30.0
+"""Seconds within which instances that fail count as failing together."""
 _NONE: Mapping[Endpoint, Ejection] = MappingProxyType({})
 
 
@@ -60,7 +62,8 @@ def decide(
     else:
         last_good = tuple(server for server in before.servers if server.endpoint not in taken) if before else None
         fading = _fading(claims, health, last_good or ())
-        servers, sentence = _last_resort(settings, claims, settled, last_good, fading, unavailable)
+        together = [] if last_good is None else _failed_together(settled, health)
+        servers, sentence = _last_resort(settings, claims, settled, last_good, fading, together, unavailable)
         if sentence:
             alarms.append(sentence)
     serving = {server.endpoint for server in servers}
@@ -133,12 +136,25 @@ def _fading(
     )
 
 
+def _failed_together(settled: Sequence[Claim], health: Mapping[Endpoint, Health]) -> list[Claim]:
+    """Instances that were healthy until shortly before the last one failed.
+
+    What makes all fail at once (a shared dependency, a wrong health path) makes them fail one after the other; without
+    this, the last to fail would be all that is left of the last good set.
+    """
+    known = [(claim, health.get(claim.instance.endpoint, _UNKNOWN)) for claim in settled]
+    failed = [(claim, found.since) for claim, found in known if found.proven and not claim.instance.withheld]
+    last = max((since for _, since in failed), default=0.0)
+    return [claim for claim, since in failed if last - since <= TOGETHER]
+
+
 def _last_resort(
     settings: ServiceSettings,
     claims: Sequence[Claim],
     settled: Sequence[Claim],
     last_good: tuple[Server, ...] | None,
     fading: tuple[Server, ...],
+    together: Sequence[Claim],
     unavailable: Endpoint,
 ) -> tuple[tuple[Server, ...], str]:
     """What serves where no instance is healthy, and the sentence that says so."""
@@ -159,7 +175,10 @@ def _last_resort(
     if not last_good:
         return responder, f"{name} has no healthy instance, and its last good ones belong to other services now"
     present = {claim.instance.endpoint for claim in claims if not claim.instance.draining}
-    kept = _kept(settings, [server for server in last_good if server.endpoint in present] or last_good)
+    kept_on = [server for server in last_good if server.endpoint in present] or list(last_good)
+    known = {server.endpoint for server in kept_on}
+    kept_on += [server for server in _servers(settings, together) if server.endpoint not in known]
+    kept = _kept(settings, kept_on)
     return kept, f"{name} has no healthy instance; the last good {len(kept)} keep serving (all_unhealthy = keep)"
 
 

@@ -78,6 +78,11 @@ class ConsulDiscoverer:
         self._doubt = ""
         self._before: dict[bytes, Instance | Skipped] = {}  # the last answer: an entry with the same bytes is the same
 
+    @property
+    def longest_pause(self) -> float:
+        """Seconds between tries while it fails, at most."""
+        return 15.0
+
     async def discover(self) -> Answer:
         """The complete set; see Discoverer."""
         index, self._index = self._index, 0  # a call that fails leaves 0, so that the next returns at once

@@ -116,6 +116,11 @@ class DockerDiscoverer:
         self._since = 0  # the engine's nanoseconds of the last event seen
         self._due = 0.0
 
+    @property
+    def longest_pause(self) -> float:
+        """Seconds between tries while it fails, at most."""
+        return 15.0
+
     async def discover(self) -> Answer:
         """The complete set; see Discoverer."""
         try:

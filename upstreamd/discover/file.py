@@ -56,6 +56,11 @@ class FileDiscoverer:
         self._watch: _Watch | None = None
         self._known: tuple[bytes, Answer] | None = None
 
+    @property
+    def longest_pause(self) -> float:
+        """Seconds between tries while it fails, at most."""
+        return 1.0
+
     async def discover(self) -> Answer:
         """The complete set; see Discoverer."""
         known, self._known = self._known, None  # a call that fails leaves none, so that the next returns at once

@@ -19,8 +19,6 @@ OnError = Callable[[str, str], None]
 
 _log = logging.getLogger("upstreamd.discover")
 
-# Full jitter: after n failures in a row, between the first number and 0.4 s doubled n-1 times, at most 15 s.
-_BACKOFF = wait_random_exponential(multiplier=0.4, min=0.1, max=15.0)
 _ROUNDS_AT_ONCE = 20
 _ROUNDS_PER_SECOND = 10.0
 _SECONDS_BETWEEN_SKIP_LOGS = 60.0
@@ -45,7 +43,9 @@ async def follow(
     `on_error` hears (source, kind) of every failure, "empty" for a held answer.
     """
     follower = _Follower(discoverer, publish, clock, saved, on_error or _nobody)
-    retrying = AsyncRetrying(retry=retry_if_exception_type(DiscoveryError), wait=_BACKOFF, reraise=True)
+    # Full jitter: after n failures in a row, between the first number and 0.4 s doubled n-1 times, up to a limit.
+    backoff = wait_random_exponential(multiplier=0.4, min=0.1, max=discoverer.longest_pause)
+    retrying = AsyncRetrying(retry=retry_if_exception_type(DiscoveryError), wait=backoff, reraise=True)
     pace = _Pace(clock)
     if follower.state.snapshot is not None:
         publish(follower.state)
@@ -130,7 +130,7 @@ class _Follower:
         known = len(self.state.snapshot.instances) if self.state.snapshot else 0
         error = f"{reason}; the last good set of {_count(known)} is held" if known else reason
         self._on_error(self.state.name, kind)
-        self._tell(kind, logging.ERROR if bug else logging.WARNING, error, bug)
+        self._tell(reason, logging.ERROR if bug else logging.WARNING, error, bug)
         self._set(replace(self.state, ok=False, error=error))
 
     def _set(self, state: SourceState) -> None:
@@ -139,7 +139,7 @@ class _Follower:
             self._publish(state)
 
     def _tell(self, trouble: str, level: int, sentence: str, bug: Exception | None = None) -> None:
-        """One log line where the kind of trouble changes (none: ""), not one a retry."""
+        """One log line where the trouble changes (none: ""), not one a retry."""
         if trouble == self._trouble and (trouble or self.state.answered):
             return
         self._trouble = trouble

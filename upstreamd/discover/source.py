@@ -30,6 +30,10 @@ class Discoverer(Protocol):
     def services(self) -> frozenset[str]:
         """The services it feeds; what an earlier run knew of others is forgotten."""
 
+    @property
+    def longest_pause(self) -> float:
+        """Seconds after which a failing source is asked again at the latest: short where asking costs nothing."""
+
     async def discover(self) -> Answer:
         """Return the complete set, waiting until it may have changed; the first call returns at once.
 

@@ -64,3 +64,38 @@ def test_an_operator_may_put_one_address_into_two_services() -> None:
     claims = settle([source("file:a", claim("a")), source("file:b", claim("b"))], {})
     assert sorted(claims.accepted) == ["a", "b"]
     assert not claims.refused
+
+
+def held(name: str, *instances: Instance) -> SourceState:
+    return SourceState(name, Snapshot(name, frozenset(instances), 0.0, frozenset(instances)), answered=True)
+
+
+def test_an_instance_that_is_only_held_gives_way_to_a_live_one() -> None:
+    """When an address is reused, who lives there now has it, not the service whose source lost it."""
+    first = settle([source("consul:a", claim("a", "a1")), source("consul:b")], {})
+    later = settle([held("consul:a", claim("a", "a1")), source("consul:b", claim("b", "b2"))], first.owners)
+    assert list(later.accepted) == ["b"]
+    assert not later.refused
+
+
+def test_a_successor_takes_over_from_an_owner_that_serves_no_more() -> None:
+    """A new registration on the same address serves while the old one is still listed as critical."""
+    old = Instance("app", HERE.address, HERE.port, id="old", withheld="Consul check 'web' is critical")
+    first = settle([source("consul", old)], {})
+    later = settle([source("consul", old, claim("app", "new"))], first.owners)
+    assert [found.instance.id for found in later.accepted["app"]] == ["new"]
+
+
+def test_a_target_named_twice_is_drained_where_one_of_them_says_so() -> None:
+    """Naming an address once more does not undo its drain."""
+    drained = Instance("app", HERE.address, HERE.port, draining=True)
+    claims = settle([source("file", claim("app"), drained)], {})
+    assert [found.instance.draining for found in claims.accepted["app"]] == [True]
+
+
+def test_thousands_of_refused_claims_are_counted_not_listed() -> None:
+    """A tenant cannot fill the status and the log with refusals."""
+    many = [claim("app", f"evil-{number}") for number in range(5000)]
+    claims = settle([source("consul", claim("app", "aaa"), *many)], {HERE: "consul:aaa"})
+    assert len(claims.refused["app"]) == 21
+    assert claims.refused["app"][-1] == "4980 more claims for app are refused like these"

@@ -169,3 +169,46 @@ def test_no_mixture_yields_an_upstream_that_nginx_refuses(
     assert any(not server.backup for server in servers)
     assert len({server.endpoint for server in servers}) == len(servers)
     assert list(servers) == sorted(servers)
+
+
+def test_keep_never_serves_what_another_service_has_now() -> None:
+    """A last good server whose address was reused by another service is left out; if none is left, 503 is answered."""
+    taken = {Endpoint("10.0.0.7", 3000)}
+    kept = decide(SETTINGS, [], {}, upstream(7, 8), unavailable=UNAVAILABLE, taken=taken)
+    assert serving(kept) == [8]
+    nothing_left = decide(SETTINGS, [], {}, upstream(7), unavailable=UNAVAILABLE, taken=taken)
+    assert nothing_left.upstream is not None
+    assert [server.endpoint for server in nothing_left.upstream.servers] == [UNAVAILABLE]
+
+
+def test_instances_that_fail_one_after_the_other_are_all_kept() -> None:
+    """When a shared cause makes all fail within seconds, all of them are the last good set, not the last to fail."""
+    claims = [Claim(instance(number), "file") for number in (1, 2, 3, 4)]
+    since = {1: 100.0, 2: 101.0, 3: 102.0, 4: 20.0}
+    health = {
+        claim.instance.endpoint: Health(Status.UNHEALTHY, since=since[number], proven=number != 2)
+        for number, claim in enumerate(claims, 1)
+    }
+    decision = decide(SETTINGS, claims, health, upstream(3), unavailable=UNAVAILABLE)
+    assert serving(decision) == [1, 3]
+
+
+def test_none_answers_503_when_all_that_were_drained_have_ended() -> None:
+    """With all_unhealthy = none, drained instances serve while they answer; then clients get 503, not 502."""
+    settings = replace(SETTINGS, all_unhealthy="none")
+    claims = [Claim(instance(1, draining=True), "file")]
+    endpoint = claims[0].instance.endpoint
+    answering = decide(settings, claims, {endpoint: HEALTH["h"]}, upstream(1), unavailable=UNAVAILABLE)
+    assert serving(answering) == [1]
+    ended = decide(settings, claims, {endpoint: HEALTH["u"]}, upstream(1), unavailable=UNAVAILABLE)
+    assert ended.upstream is not None
+    assert [server.endpoint for server in ended.upstream.servers] == [UNAVAILABLE]
+
+
+def test_kept_backups_serve_under_a_method_that_knows_none() -> None:
+    """After a change to ip_hash the kept backups are written as ordinary servers, which nginx accepts."""
+    settings = replace(SETTINGS, layout="upstream", method="ip_hash")
+    before = Upstream("app", (Server("10.0.0.1", 3000), Server("10.0.0.2", 3000, backup=True)))
+    decision = decide(settings, [], {}, before, unavailable=UNAVAILABLE)
+    assert decision.upstream is not None
+    assert not any(server.backup for server in decision.upstream.servers)
