@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.nginx_harness import Nginx
-from tests.real.resolve_harness import asking, free_udp_port, reloads, resolving_nginx, resolving_sidecar, who_answers
+from tests.real.resolve_harness import asking, free_udp_port, only, reloads, resolving_nginx, resolving_sidecar
 from tests.real.sidecar_harness import Load, answers, apps, beside, eventually, targets
 
 pytestmark = pytest.mark.real("nginx")
@@ -82,7 +82,7 @@ async def test_nginx_that_starts_while_the_sidecar_is_down_serves_the_last_good_
             await answers(nginx, (200, "one"))
             sidecar.stop()
             await asyncio.to_thread(nginx.restart)
-            assert await who_answers(nginx) == {"one"}
+            await only(nginx, {"one"})
             targets(tmp_path / "targets.json", two)
             sidecar.start()
             await answers(nginx, (200, "two"))
