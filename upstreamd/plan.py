@@ -33,6 +33,7 @@ async def plan(config: Config) -> tuple[str, tuple[str, ...]]:
         saved={},
         owners=saved.owners,
         changed=lambda: None,
+        clock=time.monotonic,
     )
     try:
         answers = await asyncio.gather(*(_ask(discoverer, situation) for discoverer in discoverers))

@@ -87,7 +87,7 @@ class Reconciler:
             if settings.name not in resolving.names
         ]
         self.situation = Situation(
-            config, sources=sources, saved=saved.snapshots, owners=saved.owners, changed=self._wake
+            config, sources=sources, saved=saved.snapshots, owners=saved.owners, changed=self._wake, clock=clock
         )
         self._generation = saved.generation
         self._pace = Pace(config.apply)
@@ -99,6 +99,7 @@ class Reconciler:
         self._retry_at: float | None = None
         self._refused: tuple[Document, ...] = ()
         self._settling = True
+        self._alarm: asyncio.TimerHandle | None = None
         resolving.attach(
             decide=self.situation.decide, number=self._next, record=self._resolved, serving=saved.upstreams
         )
@@ -220,6 +221,7 @@ class Reconciler:
     async def _cycle(self, changed_at: float) -> None:
         """One decision and one apply, which costs nothing where nginx serves it already; ends in one sentence."""
         decisions = [self._decide(service) for service in self._services]
+        self._again(decisions)
         generation = self._generation + 1
         for service, decision in zip(self._services, decisions, strict=True):
             self._say(service, decision.alarms)
@@ -240,6 +242,14 @@ class Reconciler:
         self._nginx = await self._transaction.inspect()
         self._record(outcome, documents, changed_at)
         self._look.set()
+
+    def _again(self, decisions: list[Decision]) -> None:
+        """Wake when a decision will be another one by itself."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        moments = [decision.again_at for decision in decisions if decision.again_at is not None]
+        wait = min(moments, default=0.0) - self._clock()
+        self._alarm = asyncio.get_running_loop().call_later(wait, self._wake) if moments else None
 
     async def _render(self, service: _Service, upstream: Upstream, generation: int) -> None:
         """Bring the service's document up to date; the same text keeps its generation."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from upstreamd.check import Checker, Evidence
 from upstreamd.config import Config, ServiceSettings
 from upstreamd.decide import Claims, decide, settle
-from upstreamd.model import Decision, Endpoint, ProbeResult, Snapshot, SourceState, Upstream
+from upstreamd.model import Clock, Decision, Endpoint, ProbeResult, Snapshot, SourceState, Upstream
 
 
 class Situation:
@@ -22,6 +22,7 @@ class Situation:
         saved: Mapping[str, Snapshot],
         owners: Mapping[Endpoint, str],
         changed: Callable[[], None],
+        clock: Clock,
     ) -> None:
         self._services = {settings.name: settings for settings in config.services}
         listen = config.unavailable.listen
@@ -29,6 +30,7 @@ class Situation:
         self._sources = {name: replace(SourceState(name), snapshot=saved.get(name)) for name in sources}
         self._claims = Claims(owners=owners)
         self._changed = changed
+        self._clock = clock
         self._checker: Checker | None = None
         self._evidence: Evidence | None = None
 
@@ -95,7 +97,16 @@ class Situation:
                     health[claim.instance.endpoint] = found
         refused = self._claims.refused.get(name, ())
         ejected = self._evidence.ejected(name) if self._evidence is not None else {}
-        return decide(settings, claims, health, before, unavailable=self._unavailable, refused=refused, ejected=ejected)
+        return decide(
+            settings,
+            claims,
+            health,
+            before,
+            unavailable=self._unavailable,
+            refused=refused,
+            ejected=ejected,
+            now=self._clock(),
+        )
 
     def _watch(self) -> None:
         """Settle who owns what, and have exactly the accepted endpoints probed."""
