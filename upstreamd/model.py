@@ -226,7 +226,8 @@ class Member:
 class Decision:
     """Who serves one service. `upstream` is None where nothing may be written: nginx keeps what it has.
 
-    `alarms` are sentences an operator has to see (conflicting claims, everything unhealthy, panic).
+    `alarms` are sentences an operator has to see (conflicting claims, everything unhealthy, panic). `again_at` is when
+    the same facts will lead to another decision (monotonic seconds), None where they will not.
     """
 
     service: str
@@ -234,6 +235,7 @@ class Decision:
     members: tuple[Member, ...] = ()
     panic: bool = False
     alarms: tuple[str, ...] = ()
+    again_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

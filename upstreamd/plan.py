@@ -43,6 +43,7 @@ async def plan(config: Config) -> Plan:
         sources={discoverer.name: None for discoverer in discoverers},
         owners=saved.owners,
         changed=lambda: None,
+        clock=time.monotonic,
     )
     try:
         answers = await asyncio.gather(*(_ask(discoverer, situation) for discoverer in discoverers))

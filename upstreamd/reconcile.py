@@ -84,7 +84,7 @@ class Reconciler:
         for entry in self._entries:
             if entry.name in known:
                 entry.resume(known[entry.name])
-        self.situation = Situation(config, sources=sources, owners=saved.owners, changed=self._wake)
+        self.situation = Situation(config, sources=sources, owners=saved.owners, changed=self._wake, clock=clock)
         self._generation = saved.generation
         self._pace = Pace(config.apply)
         self._changed = asyncio.Event()
@@ -94,6 +94,7 @@ class Reconciler:
         self._nginx = NginxView()
         self._outcome: Outcome | None = None
         self._settling = True
+        self._alarm: asyncio.TimerHandle | None = None
         resolving.attach(decide=self.situation.decide, number=self._next, record=self._resolved, serving=last_good)
 
     def health_changed(self, service: str, endpoint: Endpoint, health: Health) -> None:
@@ -213,8 +214,9 @@ class Reconciler:
         """One decision and one apply, which costs nothing where nginx serves it already; ends in one sentence."""
         generation = self._generation + 1
         urgent = False
-        for entry in self._entries:
-            decision = self._decide(entry)
+        decisions = [self._decide(entry) for entry in self._entries]
+        self._again(decisions)
+        for entry, decision in zip(self._entries, decisions, strict=True):
             urgent = urgent or entry.loses(decision)
             self._say(entry, decision.alarms)
             if decision.upstream is not None and decision.upstream != entry.upstream:
@@ -242,6 +244,14 @@ class Reconciler:
             return
         self._record(outcome, due, changed_at)
         self._look.set()
+
+    def _again(self, decisions: list[Decision]) -> None:
+        """Wake when a decision will be another one by itself."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        moments = [decision.again_at for decision in decisions if decision.again_at is not None]
+        wait = min(moments, default=0.0) - self._clock()
+        self._alarm = asyncio.get_running_loop().call_later(wait, self._wake) if moments else None
 
     async def _render(self, entry: Entry, upstream: Upstream, generation: int) -> None:
         """Bring the service's document up to date; the same text keeps its generation."""

@@ -51,6 +51,7 @@ class _Service:
     published_at: float = 0.0
     published: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: str = ""
+    alarm: asyncio.TimerHandle | None = None
 
 
 class Resolving:
@@ -147,6 +148,12 @@ class Resolving:
         """Tell nginx what is decided now. Nothing is rendered or written first: nginx waits for the answer."""
         decision = self._decide(service.settings, service.serving)
         self._say(service, decision.alarms)
+        if service.alarm is not None:
+            service.alarm.cancel()
+            service.alarm = None
+        if decision.again_at is not None:
+            wait = decision.again_at - self._clock()
+            service.alarm = asyncio.get_running_loop().call_later(wait, self._changed.set)
         if decision.upstream is None:
             return
         draining = tuple(each.instance.endpoint for each in decision.members if each.state is State.DRAINING)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from upstreamd.check import Checker, Evidence
 from upstreamd.config import Config, ServiceSettings
 from upstreamd.decide import Claims, decide, settle
-from upstreamd.model import Decision, Endpoint, Instance, ProbeResult, Snapshot, SourceState, Upstream
+from upstreamd.model import Clock, Decision, Endpoint, Instance, ProbeResult, Snapshot, SourceState, Upstream
 
 log = logging.getLogger("upstreamd.situation")
 
@@ -27,6 +27,7 @@ class Situation:
         sources: Mapping[str, Snapshot | None],
         owners: Mapping[Endpoint, str],
         changed: Callable[[], None],
+        clock: Clock,
     ) -> None:
         self._services = {settings.name: settings for settings in config.services}
         listen = config.unavailable.listen
@@ -35,6 +36,7 @@ class Situation:
         self._claims = Claims(owners=owners)
         self._having: Mapping[Endpoint, tuple[str, ...]] = {}
         self._changed = changed
+        self._clock = clock
         self._checker: Checker | None = None
         self._evidence: Evidence | None = None
 
@@ -112,6 +114,7 @@ class Situation:
             refused=refused,
             ejected=ejected,
             taken=self._taken(name, before),
+            now=self._clock(),
         )
 
     def _taken(self, service: str, before: Upstream | None) -> frozenset[Endpoint]:

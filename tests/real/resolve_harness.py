@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from tests.real.nginx_harness import Nginx, free_port
+from tests.real.nginx_harness import DEADLINE, Nginx, free_port
 from tests.real.sidecar_harness import Sidecar, eventually
 
 REPOSITORY = Path(__file__).parents[2]
@@ -113,3 +114,10 @@ async def who_answers(nginx: Nginx, times: int = 12) -> set[str]:
     """Who answers so many requests on new connections; a status other than 200 as text."""
     found = [await asyncio.to_thread(nginx.get) for _ in range(times)]
     return {body if status == 200 else str(status) for status, body in found}
+
+
+async def only(nginx: Nginx, wanted: set[str], times: int = 12) -> None:
+    """Wait until exactly `wanted` answer so many requests; a worker takes a moment to act on what it has fetched."""
+    end = time.monotonic() + DEADLINE
+    while (found := await who_answers(nginx, times)) != wanted:
+        assert time.monotonic() < end, f"waited {DEADLINE:g}s in vain for {wanted}; {found} answer"

@@ -145,6 +145,15 @@ def test_every_act_is_shown_and_no_request_fails(demo: Callable[..., Demo]) -> N
     shown.leaves_nothing()
 
 
+def test_without_reloads_every_act_is_shown_too(demo: Callable[..., Demo]) -> None:
+    """With --route resolve the same acts come about, no request fails, and nginx never reloads."""
+    shown = demo("--duration", "1", "--route", "resolve")
+    assert shown.code() == 0, shown.said + shown.errors.read_text()
+    assert " 0 failed; nginx reloaded 0 times" in shown.said
+    assert [act for act in ACTS if f"s  {act}  " not in shown.said] == []
+    shown.leaves_nothing()
+
+
 def test_without_a_duration_it_stays_up_until_ctrl_c(demo: Callable[..., Demo]) -> None:
     """After the acts the addresses printed answer, nginx's and the sidecar's; Ctrl-C then ends it with 0."""
     shown = demo()

@@ -23,6 +23,8 @@ SHIPPED_SOCKET = "unix:/run/upstreamd/passive.sock"
 ALL = ("5% 20;", "")
 """Report every request, so that a test can count."""
 
+pytestmark = pytest.mark.real("ipv6")  # one of the back ends has an IPv6 address
+
 
 def snippet(root: Path, server: str, *changes: tuple[str, str]) -> None:
     """The shipped snippet in `root`, reporting to `server`; a socket that the test's own nginx workers can reach."""

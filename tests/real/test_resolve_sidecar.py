@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.real.nginx_harness import Nginx
-from tests.real.resolve_harness import asking, free_udp_port, reloads, resolving_nginx, resolving_sidecar, who_answers
+from tests.real.resolve_harness import asking, free_udp_port, only, reloads, resolving_nginx, resolving_sidecar
 from tests.real.sidecar_harness import Load, answers, apps, beside, eventually, targets
 
 pytestmark = pytest.mark.real("nginx")
@@ -82,7 +84,7 @@ async def test_nginx_that_starts_while_the_sidecar_is_down_serves_the_last_good_
             await answers(nginx, (200, "one"))
             sidecar.stop()
             await asyncio.to_thread(nginx.restart)
-            assert await who_answers(nginx) == {"one"}
+            await only(nginx, {"one"})
             targets(tmp_path / "targets.json", two)
             sidecar.start()
             await answers(nginx, (200, "two"))
@@ -171,4 +173,32 @@ async def test_nobody_healthy_is_a_503_of_ours(nginx_binary: str, tmp_path: Path
             await answers(nginx, 503)
             one.healthy = True
             await answers(nginx, (200, "one"))
+            assert reloads(nginx) == 0
+
+
+async def test_a_newcomer_grows_into_its_share(nginx_binary: str, tmp_path: Path) -> None:
+    """With slow_start its weight takes steps to that of the others, and nginx never reloads."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port, method="")
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, port, service='slow_start = "4s"\n')
+    load = Load(f"http://127.0.0.1:{nginx.port}/")
+    async with apps("old", "new") as (old, new):
+        targets(tmp_path / "targets.json", old)
+        async with asking(nginx, sidecar, port), load.running():
+            begin = time.monotonic()
+            await eventually(lambda: time.monotonic() - begin > 4.5, "the first to be new no longer")
+            targets(tmp_path / "targets.json", old, new)
+            seen: list[str] = []
+
+            def grown() -> bool:
+                weight = re.search(rf"{new.endpoint}(?: weight=(\d))?;", nginx.output.read_text())
+                if weight is not None and (weight[1] or "1") not in seen:
+                    seen.append(weight[1] or "1")
+                return seen[-1:] == ["4"]
+
+            await eventually(grown, "the full share")
+            assert len(seen) >= 3, seen
+            assert seen == sorted(seen), seen
+            assert load.failures == []
             assert reloads(nginx) == 0

@@ -217,6 +217,15 @@ def test_passive_evidence_is_off_until_it_is_given_an_address() -> None:
     assert (config.services[0].passive.eject, config.services[0].passive.base) == (True, 10)
 
 
+def test_passive_evidence_quickens_the_second_look() -> None:
+    """With passive evidence on, a changing state is looked at four times an interval, unless fast_interval is set."""
+    listen = '[passive]\nlisten = "127.0.0.1:5140"\n'
+    assert parse(FILE_SOURCE).services[0].health.fast_interval == 0
+    assert parse(FILE_SOURCE + listen).services[0].health.fast_interval == 0.5
+    fast = '[services.app.health]\nfast_interval = "1s"\n'
+    assert parse(FILE_SOURCE + fast + listen).services[0].health.fast_interval == 1
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

@@ -21,6 +21,12 @@ def _declare(parser: argparse.ArgumentParser) -> None:
         default=8080,
         help="the port of the embedded nginx, 0 for a free one (default: 8080)",
     )
+    parser.add_argument(
+        "--route",
+        choices=("reload", "resolve"),
+        default="reload",
+        help="how changes reach nginx: graceful reloads, or its resolver and no reload at all (default: reload)",
+    )
 
 
 def _demo(arguments: Arguments) -> int:
@@ -28,7 +34,7 @@ def _demo(arguments: Arguments) -> int:
 
     from upstreamd.demo import run_demo
 
-    return asyncio.run(run_demo(arguments.duration, arguments.port))
+    return asyncio.run(run_demo(arguments.duration, arguments.port, arguments.route))
 
 
 DEMO = Command(

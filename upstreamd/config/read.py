@@ -61,7 +61,22 @@ def parse(content: str, environ: Mapping[str, str] | None = None, *, source: str
         _agree(config, problems)
     if problems or config is None:
         raise ConfigError(tuple(_with_origin(problem, origins) for problem in problems))
-    return config
+    return config if config.passive.listen is None else _quickened(config)
+
+
+def _quickened(config: Config) -> Config:
+    """With passive evidence on, a state that may be changing is looked at four times an interval, unless the operator
+    says otherwise: nginx cannot see a hang before its own time-out, so the second look must not wait."""
+    services = tuple(
+        dataclasses.replace(
+            service,
+            health=dataclasses.replace(
+                service.health, fast_interval=service.health.fast_interval or service.health.interval / 4
+            ),
+        )
+        for service in config.services
+    )
+    return dataclasses.replace(config, services=services)
 
 
 def _override(

@@ -216,6 +216,7 @@ class ServiceSettings:
     max_fails: int = setting(1, integer(0, 1000))
     fail_timeout: float = setting("10s", whole_seconds(3600))
     route: str = setting("reload", choice("reload", "resolve", "auto"))
+    slow_start: float = setting("0s", duration(0, 3600))
     all_unhealthy: str = setting("keep", choice("keep", "all", "none"))
     panic_threshold: int = setting(0, integer(0, 100))
     allow: tuple[Network, ...] = setting(["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"], networks)

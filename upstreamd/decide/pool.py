@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from upstreamd.config import ServiceSettings
 from upstreamd.decide.claim import Claim
+from upstreamd.decide.warmup import warmed
 from upstreamd.model import Decision, Ejection, Endpoint, Health, Member, Server, State, Status, Upstream
 
 _WITHOUT_BACKUP = ("hash", "ip_hash", "random")
@@ -36,13 +37,15 @@ def decide(
     refused: Sequence[str] = (),
     ejected: Mapping[Endpoint, Ejection] = _NONE,
     taken: Collection[Endpoint] = (),
+    now: float = 0.0,
 ) -> Decision:
     """Decide who serves one service.
 
     `before` is the last good upstream (of this run or an earlier one), which `all_unhealthy = "keep"` falls back on,
     less what is `taken`: endpoints that now belong to other services; `unavailable` is where our 503 responder
     listens; `refused` are conflicts to be shown with the service; `ejected` are out for what nginx saw of them, and
-    count as unhealthy while another instance is healthy. The upstream of the result always has a server that is not
+    count as unhealthy while another instance is healthy; `now` (monotonic seconds) tells how long instances have been
+    healthy. The upstream of the result always has a server that is not
     a backup; it is None where nothing is known yet, so that nginx keeps what it has.
     """
     states = [(claim, *_state(claim, health.get(claim.instance.endpoint, _UNKNOWN))) for claim in claims]
@@ -71,8 +74,12 @@ def decide(
         Member(claim.instance, claim.source, state, claim.instance.endpoint in serving, reason, since)
         for claim, state, reason, since in states
     )
+    again_at = None
+    if settings.slow_start and chosen:
+        since = {claim.instance.endpoint: at for claim, state, _, at in states if state is State.HEALTHY}
+        servers, again_at = warmed(servers, since, settings.slow_start, now)
     upstream = _upstream(settings, servers) if servers else None
-    return Decision(settings.name, upstream, members, panic, tuple(alarms))
+    return Decision(settings.name, upstream, members, panic, tuple(alarms), again_at)
 
 
 def _state(claim: Claim, health: Health) -> tuple[State, str, float]:

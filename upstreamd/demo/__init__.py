@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 
-async def run_demo(duration: float | None, port: int) -> int:
-    """Plays the acts behind 127.0.0.1:`port` (0: a free one) and tells on stdout what happened.
+async def run_demo(duration: float | None, port: int, route: str = "reload") -> int:
+    """Plays the acts behind 127.0.0.1:`port` (0: a free one) and tells on stdout what happened. Changes reach nginx by
+    `route`: "reload", or "resolve" without any reload.
 
     It ends `duration` seconds after its start, never before the acts are over; with None it stays up until SIGINT,
     SIGTERM or SIGHUP. Whatever ends it, nothing it started is left running.
@@ -14,4 +15,4 @@ async def run_demo(duration: float | None, port: int) -> int:
     """
     from upstreamd.demo.play import play
 
-    return await play(duration, port)
+    return await play(duration, port, route)

@@ -20,13 +20,13 @@ from upstreamd.demo.stage import Stage, stage
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, the terminal closed
 
 
-async def play(duration: float | None, port: int) -> int:
+async def play(duration: float | None, port: int, route: str) -> int:
     """As `upstreamd.demo.run_demo`, which documents it."""
     stop = asyncio.Event()
     show = Show(time.monotonic, stop.set)
     with _signals(stop):
         try:
-            async with stage(port) as furnished:
+            async with stage(port, route) as furnished:
                 code = await _perform(furnished, show, stop, duration)
         except BeginError as error:
             complain(str(error))

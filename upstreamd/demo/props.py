@@ -14,9 +14,11 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from upstreamd.demo.route import Route
 from upstreamd.errors import UpstreamdError
 
 HOST = "127.0.0.1"
+_RELOADS = Route()
 SERVICE = "app_servers"
 _ARCHITECTURES = {
     "x86_64": "linux-x86_64",
@@ -152,16 +154,12 @@ http {{
     # machine lets that client wait for its turn.
     keepalive_min_timeout 3s;
 
-    upstream {service} {{
-        least_conn;
-        include upstream.conf;
-        keepalive 32;
-    }}
-
+{upstream}
     server {{
         listen {host}:{port};
-        location / {{
+{again}        location / {{
             proxy_pass http://{service};
+            {on_error}
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Host $host;
@@ -193,6 +191,7 @@ dir = {state}
 [services.{service}]
 output = {output}
 layout = "servers"
+route = "{route}"
 allow = ["127.0.0.0/8"]
 
 [services.{service}.health]
@@ -205,7 +204,7 @@ fall = 2
 
 [services.{service}.file]
 paths = [{targets}]
-"""
+{sections}"""
 
 
 class Directory:
@@ -218,7 +217,7 @@ class Directory:
         self.sidecar_toml = path / "upstreamd.toml"
         self.targets = path / "targets.json"
 
-    def furnish(self, binary: Path, port: int, admin_port: int) -> None:
+    def furnish(self, binary: Path, port: int, admin_port: int, route: Route = _RELOADS) -> None:
         """Writes nginx's and the sidecar's configuration. Raises BeginError, OSError."""
         self.path.chmod(0o711)  # workers of a root nginx are another user and pass through to their temp files
         (self.path / "temp").mkdir(mode=0o711)
@@ -226,7 +225,15 @@ class Directory:
         state.mkdir(mode=0o700)
         # A valid seed that serves nobody: nginx refuses an upstream without a server line.
         self.upstream_conf.write_text(f"server {HOST}:9 down;\n", encoding="utf-8")
-        nginx = _NGINX.format(user=_user(), service=SERVICE, host=HOST, port=port)
+        nginx = _NGINX.format(
+            user=_user(),
+            service=SERVICE,
+            host=HOST,
+            port=port,
+            upstream=route.upstream(SERVICE),
+            again=route.again(SERVICE),
+            on_error=route.on_error(SERVICE),
+        )
         self.nginx_conf.write_text(nginx, encoding="utf-8")
         sidecar = _SIDECAR.format(
             binary=_toml(binary),
@@ -240,6 +247,8 @@ class Directory:
             service=SERVICE,
             output=_toml(self.upstream_conf),
             targets=_toml(self.targets),
+            route=route.name,
+            sections=route.sidecar(),
         )
         self.sidecar_toml.write_text(sidecar, encoding="utf-8")
 

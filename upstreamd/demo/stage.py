@@ -16,11 +16,13 @@ import aiohttp
 
 from upstreamd.demo.child import Child, StageError
 from upstreamd.demo.props import HOST, Directory, Target, Targets, embedded_nginx, port_of, reserve
+from upstreamd.demo.route import RELOAD, RESOLVE, Route
 from upstreamd.demo.sidecar import Sidecar
 
 _START = 15.0  # seconds a process may take until it listens; only a broken one needs them
 _POLL = 0.01
 _WATCH = 0.1
+_RELOADS = Route()
 _NEEDED = ("nginx", "sidecar")
 
 
@@ -34,6 +36,7 @@ class Stage:
         front: socket.socket,
         admin: socket.socket,
         http: aiohttp.ClientSession,
+        route: Route = _RELOADS,
     ) -> None:
         self.directory = directory
         self.targets = Targets(directory.targets)
@@ -41,6 +44,7 @@ class Stage:
         self.admin_url = f"http://{HOST}:{port_of(admin)}"
         self.sidecar = Sidecar(http, self.admin_url)
         self.apps_may_end = False
+        self.route = route
         self._binary = binary
         self._http = http
         self._held = [front, admin]
@@ -61,6 +65,8 @@ class Stage:
         """Starts the sidecar and waits until it listens. Raises StageError, OSError."""
         command = [sys.executable, "-m", "upstreamd", "run", "-c", str(self.directory.sidecar_toml)]
         await self._start("sidecar", command, self.sidecar.port)
+        if self.route.resolves:
+            await self._until_listening("sidecar", self.route.resolver)
 
     async def kill_sidecar(self) -> None:
         """kill -9, as the kernel does when memory is short."""
@@ -124,7 +130,11 @@ class Stage:
 
     async def _start(self, name: str, command: list[str], port: int) -> None:
         log = self.directory.path / f"{name.replace(':', '-')}.log"
-        child = self._children[name] = await Child.start(name, command, log)
+        self._children[name] = await Child.start(name, command, log)
+        await self._until_listening(name, port)
+
+    async def _until_listening(self, name: str, port: int) -> None:
+        child = self._children[name]
         deadline = time.monotonic() + _START
         while not await _listens(port):
             child.must_live()
@@ -145,16 +155,17 @@ async def _listens(port: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def stage(port: int) -> AsyncIterator[Stage]:
+async def stage(port: int, route: str = RELOAD) -> AsyncIterator[Stage]:
     """A furnished stage on which nothing runs yet; at the end nothing of it is left. Raises BeginError, OSError."""
     binary = embedded_nginx()
-    with reserve(port) as front, reserve() as admin:
+    with reserve(port) as front, reserve() as admin, reserve() as resolver, reserve() as unavailable:
+        taken = Route(route, port_of(resolver), port_of(unavailable)) if route == RESOLVE else Route()
         path = Path(tempfile.mkdtemp(prefix="upstreamd-demo-"))
         try:
             directory = Directory(path)
-            directory.furnish(binary, port_of(front), port_of(admin))
+            directory.furnish(binary, port_of(front), port_of(admin), taken)
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
-                furnished = Stage(directory, binary, front, admin, http)
+                furnished = Stage(directory, binary, front, admin, http, taken)
                 try:
                     yield furnished
                 finally:

@@ -18,9 +18,9 @@ from upstreamd.apply.process import Process, look
 from upstreamd.errors import ApplyError
 
 NOTES_HUP = """
-import signal, sys
-signal.signal(signal.SIGHUP, lambda *_: print("HUP", flush=True))
-print("ready", flush=True)
+import os, signal
+signal.signal(signal.SIGHUP, lambda *_: os.write(1, b"HUP\\n"))  # may come while "ready" is being written
+os.write(1, b"ready\\n")
 while True:
     signal.pause()
 """

@@ -68,7 +68,7 @@ def at(server: ScriptedServer) -> Endpoint:
     return Endpoint(server.host, server.port)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=pytest.mark.real("ipv6"))])
 async def test_a_certificate_from_the_configured_ca_is_trusted(certificates: Certificates, host: str) -> None:
     """With ca_file the endpoint's certificate has to be from that CA and for its address."""
     with scripted(answering(http_answer()), host=host, tls=certificates.server()) as server:

@@ -143,7 +143,10 @@ async def test_the_request_is_what_was_configured() -> None:
     assert len({field.partition(":")[0].lower() for field in fields}) == len(fields)
 
 
-@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1:{}"), ("::1", "[::1]:{}")])
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [("127.0.0.1", "127.0.0.1:{}"), pytest.param("::1", "[::1]:{}", marks=pytest.mark.real("ipv6"))],
+)
 async def test_without_a_host_header_the_address_is_the_host(host: str, shown: str) -> None:
     """IPv4 and IPv6 endpoints are asked by ADDRESS:PORT."""
     with scripted(answering(http_answer()), host=host) as server:

@@ -14,7 +14,7 @@ from source_fakes import FakeDocker, binding, docker_container, endpoints, follo
 
 from upstreamd.config import DockerEngine
 from upstreamd.discover.docker import DockerDiscoverer, signal_number
-from upstreamd.discover.docker_container import Bound
+from upstreamd.discover.docker_container import Bound, own_container
 from upstreamd.discover.docker_engine import engine
 from upstreamd.errors import ConfigError, DiscoveryError
 from upstreamd.model import Clock
@@ -216,18 +216,24 @@ async def test_labels_of_every_kind_are_survived(tmp_path: Path) -> None:
         assert any("'unbound', which has no [docker] source" in skipped.reason for skipped in answer.skipped)
 
 
+def own_id(hostname: str) -> str:
+    """Whose processes these are: a container's with this host name, or the one that the tests run in."""
+    return own_container(Path("/proc/self/mountinfo").read_text(), hostname)
+
+
 async def test_nginx_networks_are_asked_for_only_where_they_decide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The container that shares its processes with us is nginx's: of several networks, the one it is on is taken."""
     monkeypatch.setattr("socket.gethostname", lambda: "0123456789ab")
+    here = own_id("0123456789ab")
     two = {"NetworkSettings": {"Networks": {"front": {"IPAddress": "172.20.0.5"}, "back": {"IPAddress": "172.21.0.5"}}}}
     async with docker(tmp_path, docker_container(ID)) as (server, source):
-        own = docker_container("0123456789ab", HostConfig={"NetworkMode": "x", "PidMode": "container:nginx"})
+        own = docker_container(here, HostConfig={"NetworkMode": "x", "PidMode": "container:nginx"})
         nginx = docker_container("nginx", NetworkSettings={"Networks": {"back": {"IPAddress": "172.21.0.2"}}})
-        server.inspected = {"0123456789ab": own, "nginx": nginx}
+        server.inspected = {here: own, "nginx": nginx}
         await source.discover()
-        assert not any(request.path.startswith("/containers/0123456789ab") for request in server.requests)
+        assert not any(request.path.startswith(f"/containers/{here}") for request in server.requests)
         server.containers = [docker_container(ID, **two)]
         server.emit("start", ID)
         assert endpoints(await source.discover()) == {"172.21.0.5:3000"}
