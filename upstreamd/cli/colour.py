@@ -17,6 +17,7 @@ _STYLES = {
     "checking": "cyan",
     "draining": "yellow",
     "drained": "yellow",
+    "gone": "yellow",
     "unhealthy": "red",
     "failing": "red",
 }

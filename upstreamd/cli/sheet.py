@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -12,6 +13,14 @@ from upstreamd.observe.printable import printable
 ALARM = "! "
 """What a line begins with that asks for an operator."""
 MAX_SKIPPED = 3
+LONGEST_ID = 24
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+_LAST_APPLY = {
+    "rejected": "the last apply was rejected",
+    "unconfirmed": "the last apply was not confirmed",
+    "failed": "the last apply failed",
+}
+"""How an outcome that asks for an operator is told."""
 
 
 class Table(NamedTuple):
@@ -38,16 +47,39 @@ def sheet(document: Document) -> Sheet:
 
 def _sheet(document: Document) -> Sheet:
     now = datetime.fromisoformat(document["at"])
-    parts: list[str | Table] = []
-    if not document["ready"]:
-        parts.append(f"{ALARM}not ready: {printable(document['reason'])}")
-    outcome = document.get("outcome")
-    if outcome and outcome["kind"] not in ("applied", "unchanged"):
-        parts.append(f"{ALARM}the last apply was {outcome['kind']}: {printable(outcome['detail'])}")
+    top = _top(document)
+    parts: list[str | Table] = [*top]
     for name, service in document["services"].items():
         parts += ["", *_service(name, service, now)]
-    parts += ["", *_sources(document["sources"]), "", _nginx(document["nginx"])]
+    parts += ["", *_sources(document["sources"]), "", _nginx(document["nginx"], top)]
     return Sheet(tuple(parts[1:] if parts[0] == "" else parts))
+
+
+def _top(document: Document) -> list[str]:
+    """What the whole has to say: whether it is ready, what waits, and what became of the last apply; each once."""
+    ready, reason, pending = document["ready"], document["reason"], document["pending"]
+    outcome = document.get("outcome")
+    failure = _LAST_APPLY.get(outcome["kind"], "") if outcome else ""
+    if not failure:
+        waiting = ["a change is waiting to be applied"] if pending and ready else []
+        if ready:
+            return [f"{ALARM}{printable(reason)}", *waiting] if reason else waiting
+        return [f"{ALARM}not ready: {_nobody(document) or printable(reason)}"]
+    detail = outcome["detail"] if outcome else ""
+    sentence = f"{failure}: {printable(detail)}"
+    if not ready:
+        if detail in reason:
+            return [f"{ALARM}not ready; {sentence}"]
+        return [f"{ALARM}not ready: {printable(reason)}", f"{ALARM}{sentence}"]
+    return [f"{ALARM}a change is waiting: {sentence}" if pending else f"{ALARM}{sentence}"]
+
+
+def _nobody(document: Document) -> str:
+    """Why nobody serves, where that is because every entry was refused; else nothing."""
+    refused = sum(source["skipped_count"] for source in document["sources"].values())
+    if not refused or any(service["instances"] for service in document["services"].values()):
+        return ""
+    return f"no instance is known: {refused} {'was' if refused == 1 else 'were'} refused"
 
 
 def plain(page: Sheet) -> str:
@@ -66,17 +98,21 @@ def _aligned(table: Table) -> list[str]:
 
 def _service(name: str, service: dict[str, Any], now: datetime) -> list[str | Table]:
     instances = service["instances"]
-    heading = f"{printable(name)}: {service['serving']} of {len(instances)} serve, generation {service['generation']}"
+    kept = service.get("kept", [])
+    heading = f"{printable(name)}: nginx serves {service['serving']} of {len(instances)}"
+    if kept:
+        heading += f" and {len(kept)} that no source names any more"
+    heading += f", generation {service['generation']}" if service["generation"] else ", nothing is confirmed yet"
     if service["digest"]:
         heading += f", running {printable(service['digest'])[:12]}"
     if service.get("applied_at"):
         heading += f", applied {_since(service['applied_at'], now)} ago"
     alarms = [f"{ALARM}{printable(alarm)}" for alarm in service["alarms"]]
-    if not instances:
+    if not instances and not kept:
         return [heading, *alarms]
-    rows = tuple(_instance(instance, now) for instance in instances)
-    columns = ("INSTANCE", "STATE", "SINCE", "PROBED", "VERSION", "SOURCE", "REASON")
-    return [heading, *alarms, _without_empty(Table(columns, rows), "VERSION")]
+    rows = (*(_instance(instance, now) for instance in instances), *(_kept(endpoint) for endpoint in kept))
+    columns = ("INSTANCE", "ID", "STATE", "SINCE", "PROBED", "VERSION", "SOURCE", "REASON")
+    return [heading, *alarms, _without_empty(_without_empty(Table(columns, rows), "VERSION"), "ID")]
 
 
 def _instance(instance: dict[str, Any], now: datetime) -> tuple[str, ...]:
@@ -87,6 +123,7 @@ def _instance(instance: dict[str, Any], now: datetime) -> tuple[str, ...]:
     probe = instance.get("probe")
     return (
         f"[{address}]:{port}" if ":" in address else f"{address}:{port}",
+        _short(instance["id"]),
         state,
         _since(instance["since"], now) if instance["since"] else "-",
         duration(probe["age_seconds"]) if probe else "-",
@@ -94,6 +131,17 @@ def _instance(instance: dict[str, Any], now: datetime) -> tuple[str, ...]:
         printable(instance["source"]),
         printable(instance["reason"]),
     )
+
+
+def _kept(endpoint: str) -> tuple[str, ...]:
+    """The row of a server that nginx serves still."""
+    return (printable(endpoint), "", "gone, serves", "-", "-", "", "-", "no source names it any more")
+
+
+def _short(identity: str) -> str:
+    """An identity as people know it: of a container, what `docker ps` shows."""
+    shown = printable(identity[:12] if _CONTAINER_ID.fullmatch(identity) else identity)
+    return shown if len(shown) <= LONGEST_ID else f"{shown[: LONGEST_ID - 3]}..."
 
 
 def _sources(sources: dict[str, Any]) -> list[str | Table]:
@@ -115,9 +163,11 @@ def _skipped(name: str, source: dict[str, Any]) -> list[str]:
     return [*lines, f"{ALARM}{name} skips {more} more"] if more else lines
 
 
-def _nginx(nginx: dict[str, Any]) -> str:
-    if nginx["problem"]:
-        return f"{ALARM}nginx: {printable(nginx['problem'])}"
+def _nginx(nginx: dict[str, Any], said: Sequence[str]) -> str:
+    """What runs; `said` is not said again."""
+    problem = printable(nginx["problem"])
+    if problem:
+        return f"{ALARM}nginx: see above" if any(problem in line for line in said) else f"{ALARM}nginx: {problem}"
     draining = f", {nginx['draining']} draining" if nginx["draining"] else ""
     return f"nginx {printable(nginx['version'])}, master {nginx['master']}, {nginx['workers']} workers{draining}"
 

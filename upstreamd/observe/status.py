@@ -41,8 +41,10 @@ class Moments:
 def status_document(picture: Picture, clock: Clock, wall: Callable[[], float]) -> dict[str, object]:
     """Everything `/v1/status` says of `picture`; times are told by `clock` (monotonic) and `wall` (Unix seconds).
 
-    A service's instances are in the order of the decision; at most 100 skipped entries of a source are listed,
-    `skipped_count` tells how many there were. An instance that was never judged has `since` null.
+    A service's instances are in the order of the decision, `serving` counts those that nginx is known to serve (0
+    before the first confirmation), and `kept` names the servers that it serves though no source names them any more.
+    At most 100 skipped entries of a source are listed, `skipped_count` tells how many there were. An instance that was
+    never judged has `since` null.
     """
     moments = Moments(clock, wall)
     return {
@@ -89,7 +91,8 @@ def _service(
     members = view.decision.members
     return {
         "instances": [_instance(member, probes.get((name, member.instance.endpoint)), moments) for member in members],
-        "serving": sum(member.serving for member in members),
+        "serving": sum(member.serving for member in members) if view.generation else 0,
+        "kept": list(view.kept),
         **_confirmed(view, moments),
     }
 

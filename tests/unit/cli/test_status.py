@@ -20,7 +20,7 @@ from tests.unit.cli.command_line import Run, environment, sidecar, write_configu
 from tests.unit.observe.pictures import DIGEST, clock, member, picture, wall
 from upstreamd.cli.ask import UnreachableError, ask
 from upstreamd.config import Listen
-from upstreamd.model import Outcome, OutcomeKind, Picture, Skipped, State
+from upstreamd.model import NginxView, Outcome, OutcomeKind, Picture, Skipped, State
 from upstreamd.observe.status import status_document
 
 HOSTILE = "evil \x1b[2J\x1b]0;owned\x07 [bold]x[/bold]\n10.0.0.9:3000  healthy"
@@ -49,7 +49,7 @@ async def test_it_prints_an_aligned_table(upstreamd: Run, configuration: Path) -
     ended = await upstreamd("status", "-c", str(configuration))
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
-    assert lines[0] == "app: 2 of 4 serve, generation 42, running 3f2a3f2a3f2a, applied 12s ago"
+    assert lines[0] == "app: nginx serves 2 of 4, generation 42, running 3f2a3f2a3f2a, applied 12s ago"
     assert lines[1] == "! one address has two owners"
     columns = [lines[2].index(name) for name in ("INSTANCE", "STATE", "SINCE", "PROBED", "VERSION", "SOURCE", "REASON")]
     cells = [lines[4][at:to].strip() for at, to in zip(columns, [*columns[1:], None], strict=True)]
@@ -85,7 +85,7 @@ async def test_one_service_can_be_asked_for(upstreamd: Run, tmp_path: Path) -> N
     async with sidecar(lambda: both) as listen:
         path = write_configuration(tmp_path / "upstreamd.toml", listen)
         ended = await upstreamd("status", "api", "-c", str(path))
-    assert "api: 2 of 4" in ended.out
+    assert "api: nginx serves 2 of 4" in ended.out
     assert "app: " not in ended.out
     assert "file:app  ok" in ended.out
 
@@ -123,6 +123,70 @@ async def test_what_is_wrong_stands_at_the_top(upstreamd: Run, tmp_path: Path) -
         "! file:app skips web-2: port 0",
         "! file:app skips 2 more",
         "! nginx: no live master has the pid in /run/nginx.pid",
+    ]
+
+
+async def shown(upstreamd: Run, tmp_path: Path, seen: Picture) -> list[str]:
+    """The lines of `status` where the sidecar sees this."""
+    async with sidecar(lambda: seen) as listen:
+        ended = await upstreamd("status", "-c", str(write_configuration(tmp_path / "upstreamd.toml", listen)))
+    assert (ended.code, ended.err) == (0, "")
+    return ended.out.splitlines()
+
+
+async def test_one_cause_is_told_once(upstreamd: Run, tmp_path: Path) -> None:
+    """Where nginx is not there, nothing is ready, the apply failed and nginx is missing: one sentence, not three."""
+    cause = "no nginx master: /run/nginx.pid does not exist; start nginx"
+    detail = f"{cause}; the new file is in place and is read when nginx starts"
+    base = picture(member(), ready=False)
+    view = replace(base.services["app"], generation=0, digest="", applied_at=None)
+    lost = replace(
+        base,
+        services={"app": view},
+        reason=f"failed: {detail}",
+        pending=True,
+        outcome=Outcome(OutcomeKind.FAILED, DIGEST, detail, 0.1),
+        nginx=NginxView(problem=cause),
+    )
+    lines = await shown(upstreamd, tmp_path, lost)
+    assert lines[0] == f"! not ready; the last apply failed: {detail}"
+    assert lines[2] == "app: nginx serves 0 of 1, nothing is confirmed yet"
+    assert lines[-1] == "! nginx: see above"
+    assert "\n".join(lines).count(cause) == 1
+
+
+async def test_a_change_that_waits_is_told(upstreamd: Run, tmp_path: Path) -> None:
+    """What nginx serves stands apart from what was decided: the change that waits, why, and who serves on meanwhile."""
+    base = replace(picture(member()), pending=True)
+    assert (await shown(upstreamd, tmp_path, base))[0] == "a change is waiting to be applied"
+    view = replace(base.services["app"], kept=("10.0.0.9:3000",))
+    refused = replace(
+        base, services={"app": view}, outcome=Outcome(OutcomeKind.REJECTED, DIGEST, "nginx: [emerg] no", 0.1)
+    )
+    lines = await shown(upstreamd, tmp_path, refused)
+    assert lines[0] == "! a change is waiting: the last apply was rejected: nginx: [emerg] no"
+    assert lines[2].startswith("app: nginx serves 1 of 1 and 1 that no source names any more, generation 42")
+    assert any(line.startswith("10.0.0.9:3000  gone, serves") for line in lines)
+
+
+async def test_refused_entries_are_the_reason_where_nobody_is_known(upstreamd: Run, tmp_path: Path) -> None:
+    """Not ready because every entry was refused is told as that."""
+    base = picture(ready=False)
+    source = replace(base.sources["file:app"], skipped=(Skipped("a", "outside"), Skipped("b", "outside")))
+    lines = await shown(upstreamd, tmp_path, replace(base, sources={"file:app": source}))
+    assert lines[0] == "! not ready: no instance is known: 2 were refused"
+
+
+async def test_a_container_is_shown_by_its_short_id(upstreamd: Run, tmp_path: Path) -> None:
+    """Of a container's id stands what `docker ps` shows; an identity that somebody chose stands whole."""
+    container, chosen = member(), member("10.0.0.2")
+    container = replace(container, instance=replace(container.instance, id="4f2a" * 16))
+    chosen = replace(chosen, instance=replace(chosen.instance, id="web-1"))
+    lines = await shown(upstreamd, tmp_path, picture(container, chosen))
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        ["INSTANCE", "ID"],
+        ["10.0.0.1:3000", "4f2a4f2a4f2a"],
+        ["10.0.0.2:3000", "web-1"],
     ]
 
 
@@ -302,14 +366,14 @@ async def test_watching_outlives_a_restart_of_the_sidecar(tmp_path: Path) -> Non
         listen = await first.enter_async_context(sidecar(lambda: shown[0]))
         path = write_configuration(tmp_path / "upstreamd.toml", listen)
         async with Terminal("status", "--watch", "-c", str(path)) as terminal:
-            await terminal.shows("1 of 1 serve")
+            await terminal.shows("serves 1 of 1")
             shown[0] = picture(member(), member("10.0.0.2"))
-            await terminal.shows("2 of 2 serve")
+            await terminal.shows("serves 2 of 2")
             await first.aclose()
             await terminal.shows("nothing listens there")
             shown[0] = picture(member(), member("10.0.0.2"), member("10.0.0.3"))
             async with sidecar(lambda: shown[0], listen):
-                await terminal.shows("3 of 3 serve")
+                await terminal.shows("serves 3 of 3")
                 terminal.process.send_signal(signal.SIGINT)
                 assert await terminal.ends() == 0
 

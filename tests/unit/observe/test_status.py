@@ -49,12 +49,21 @@ def test_a_service_tells_what_nginx_serves() -> None:
     del shown["instances"]
     assert shown == {
         "serving": 1,
+        "kept": [],
         "generation": 42,
         "digest": DIGEST,
         "applied_at": "2027-01-15T07:59:48.000Z",
         "panic": True,
         "alarms": ["look here"],
     }
+
+
+def test_nothing_serves_before_the_first_confirmation() -> None:
+    """What was saved or decided is not called served until nginx is proved to serve it; what it keeps is named."""
+    base = picture(member())
+    view = replace(base.services["app"], generation=0, digest="", applied_at=None, kept=("10.0.0.9:3000",))
+    shown = status(replace(base, services={"app": view}))["services"]["app"]
+    assert (shown["serving"], shown["kept"]) == (0, ["10.0.0.9:3000"])
 
 
 def test_what_was_never_judged_has_no_since_and_no_probe() -> None:
