@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from upstreamd.apply.process import Looks, Process, awaits, children, look
+from upstreamd.apply.process import Looks, Process, all_pids, awaits, children, look, parent
 from upstreamd.errors import ApplyError
 
 _MASTER = "nginx: master process"
@@ -111,8 +111,7 @@ def find_master(pid_file: str) -> Master:
         raise NoMasterError(f"no nginx master: /proc/{pid} cannot be read ({error.strerror})") from error
     if found is None:
         raise NoMasterError(
-            f"no nginx master: {pid_file} names pid {pid}, and no such process lives here; start nginx, or let "
-            'upstreamd see its processes (compose: `pid: "service:nginx"`)'
+            f"no nginx master: {pid_file} names pid {pid}, and no such process lives here; {_beginning_anew()}"
         )
     if found.zombie:
         raise NoMasterError(
@@ -146,6 +145,30 @@ def _pid(pid_file: str) -> int:
 
 def _is_master(found: Looks) -> bool:
     return found.title.startswith(_MASTER) and not found.zombie
+
+
+def _beginning_anew() -> str:
+    """What to do where the master is gone."""
+    orphans = " ".join(str(pid) for pid in _orphans())
+    if orphans:
+        return (
+            f"workers without a master serve on and hold its ports: end them (`kill -QUIT {orphans}`), then start nginx"
+        )
+    return 'start nginx, or let upstreamd see its processes (compose: `pid: "service:nginx"`)'
+
+
+def _orphans() -> list[int]:
+    """Pids of workers whose master is gone: they serve the last configuration for ever, and no reload reaches them."""
+    found = []
+    for pid in all_pids():
+        try:
+            looks = look(pid)
+            above = look(parent(pid)) if looks is not None and looks.title.startswith(_WORKER) else None
+        except OSError:  # not ours to look at
+            continue
+        if looks is not None and looks.title.startswith(_WORKER) and not (above is not None and _is_master(above)):
+            found.append(pid)
+    return sorted(found)
 
 
 def _worker(found: Looks | None) -> Worker | None:

@@ -52,7 +52,21 @@ def children(pid: int) -> list[int]:
         return []
     except FileNotFoundError:
         # gone, or a kernel without CONFIG_PROC_CHILDREN: then every process is asked for its parent
-        return [each for each in _all_pids() if _parent(each) == pid] if look(pid) is not None else []
+        return [each for each in all_pids() if parent(each) == pid] if look(pid) is not None else []
+
+
+def all_pids() -> list[int]:
+    """Pids of all processes that we see."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def parent(pid: int) -> int:
+    """The pid of its parent; 0 where the process is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(stat[stat.rindex(b")") + 2 :].split()[1])
 
 
 def awaits(pid: int, number: signal.Signals) -> bool | None:
@@ -67,15 +81,3 @@ def awaits(pid: int, number: signal.Signals) -> bool | None:
         return lines[b"State"].startswith(b"S") and not masks & (1 << (number - 1))
     except (OSError, KeyError, ValueError):
         return None
-
-
-def _all_pids() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def _parent(pid: int) -> int:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return int(stat[stat.rindex(b")") + 2 :].split()[1])

@@ -81,6 +81,15 @@ def test_a_missing_pid_file_names_the_key(tmp_path: Path) -> None:
         find_master(str(tmp_path / "nginx.pid"))
 
 
+def test_workers_that_outlive_their_master_are_named(tmp_path: Path) -> None:
+    """They hold the ports, so that nginx cannot start: the sentence says which to end."""
+    with (
+        process("nginx: worker process") as orphan,  # its parent is this test, which is no master of nginx
+        pytest.raises(NoMasterError, match=rf"without a master .* end them \(`kill -QUIT .*\b{orphan.pid}\b"),
+    ):
+        find_master(pid_file(tmp_path, "4194305"))
+
+
 def test_another_process_that_has_got_the_pid_is_left_alone(tmp_path: Path) -> None:
     """A stale pid file names a victim; it is described, not signalled."""
     with process("postgres: checkpointer") as victim:
