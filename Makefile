@@ -7,11 +7,12 @@ IMAGE  ?= upstreamd:local
 BENCH  ?= *
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench image clean environment environment-dev
+.PHONY: help demo test pytest check bench image clean environment environment-dev
 
 help:
 	@echo 'make demo    the whole product on this machine; ARGS="--duration 20" and the like are passed on'
-	@echo 'make test    make check, then every test this machine can run; PYTEST_ARGS are passed on'
+	@echo 'make test    make check, then make pytest'
+	@echo 'make pytest  every test this machine can run; PYTEST_ARGS are passed on, like PYTEST_ARGS="-k plan -x"'
 	@echo 'make check   format, lint, types, import contracts'
 	@echo 'make bench   measurements and comparisons with peers; BENCH=propagation chooses one, ARGS are passed on'
 	@echo 'make image   the container image $(IMAGE)'
@@ -20,9 +21,11 @@ help:
 	@echo 'PYTHON=/path/to/python3.12 chooses the interpreter (3.11 or later).'
 
 demo: environment
-	@.venv/bin/python -m upstreamd demo $(ARGS)
+	@trap : INT; .venv/bin/python -m upstreamd demo $(ARGS) || test $$? = 130  # Ctrl-C is how it is meant to end
 
-test: check
+test: check pytest
+
+pytest: environment-dev
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
 
 check: environment-dev

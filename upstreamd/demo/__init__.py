@@ -10,8 +10,9 @@ async def run_demo(duration: float | None, port: int, route: str = "reload") -> 
     It ends `duration` seconds after its start, never before the acts are over; with None it stays up until SIGINT,
     SIGTERM or SIGHUP. Whatever ends it, nothing it started is left running.
 
-    Returns the exit code: 0 where every act was seen and no request failed, 1 where not, 2 where it could not
-    begin (the port is taken, the embedded nginx is not installed, the platform is not supported).
+    Returns the exit code: 0 where every act was seen and no request failed, 1 where not, 130 where SIGINT came before
+    the last act and nothing had gone wrong, 2 where it could not begin (the port is taken, the embedded nginx is not
+    installed, the platform is not supported).
     """
     from upstreamd.demo.play import play
 

@@ -19,12 +19,17 @@ from upstreamd.demo.stage import Stage, stage
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, the terminal closed
 
+INTERRUPTED = 130
+"""What a shell expects of a command that Ctrl-C ended."""
+CUT_SHORT = 2
+"""Nothing went wrong, and not every act was seen."""
+
 
 async def play(duration: float | None, port: int, route: str) -> int:
     """As `upstreamd.demo.run_demo`, which documents it."""
     stop = asyncio.Event()
     show = Show(time.monotonic, stop.set)
-    with _signals(stop):
+    with _signals(stop) as received:
         try:
             async with stage(port, route) as furnished:
                 code = await _perform(furnished, show, stop, duration)
@@ -35,7 +40,7 @@ async def play(duration: float | None, port: int, route: str) -> int:
             complain(f"the demo could not run: {error}")
             return 1
         show.line("Everything the demo started has ended.")
-        return code
+        return INTERRUPTED if code == CUT_SHORT and signal.SIGINT in received else min(code, 1)
 
 
 def complain(sentence: str) -> None:
@@ -63,7 +68,9 @@ async def _perform(furnished: Stage, show: Show, stop: asyncio.Event, duration: 
         complain(trouble)
     elif len(scene.seen) < len(ACTS):
         complain(f'stopped before act "{ACTS[len(scene.seen)][0]}" was over')
-    return 0 if load.failed == 0 and len(scene.seen) == len(ACTS) and not trouble else 1
+    if load.failed or trouble:
+        return 1
+    return 0 if len(scene.seen) == len(ACTS) else CUT_SHORT
 
 
 async def _all_acts(scene: Scene, show: Show, duration: float | None) -> None:
@@ -95,15 +102,21 @@ async def _first_of(*parts: Coroutine[Any, Any, object]) -> None:
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """Turns every signal that asks for the end into `stop`."""
+def _signals(stop: asyncio.Event) -> Iterator[list[signal.Signals]]:
+    """Turns every signal that asks for the end into `stop`; yields those that came."""
     loop = asyncio.get_running_loop()
     # nohup has the terminal's end ignored, and means it
     handled = [number for number in _ENDING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    received: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
+        received.append(number)
+        stop.set()
+
     for number in handled:
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end, number)
     try:
-        yield
+        yield received
     finally:
         for number in handled:
             loop.remove_signal_handler(number)

