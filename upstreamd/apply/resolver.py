@@ -79,9 +79,12 @@ class Responder:
             ) from error
 
     async def stop(self) -> None:
-        """Stop listening; what is held gets no answer, so that nginx keeps what it has."""
-        for held in self._held.values():
+        """Stop listening. Who waits is told the present set once more, and so asks whoever comes after us a second
+        later, instead of waiting out its resolver_timeout; without a set nobody is told anything."""
+        for held in list(self._held.values()):
             held.timer.cancel()
+            if held.published.version:
+                self._release(held)
         self._held.clear()
         if self._datagrams is not None:
             self._datagrams.close()

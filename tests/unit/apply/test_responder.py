@@ -238,6 +238,17 @@ async def test_connections_are_limited_and_an_unfinished_one_harms_nobody() -> N
             each.close()
 
 
+async def test_a_stop_tells_who_waits() -> None:
+    """nginx would wait out its resolver_timeout for an answer that never comes; told, it asks our successor soon."""
+    async with responder(replace(SETTINGS, hold=PATIENCE)) as to, Client(to) as client:
+        publish(to, "10.0.0.1")
+        first = await client.ask()
+        client.send(query(NAME))
+        assert await client.silent(0.05)
+        await to.stop()
+        assert await client.receive() == first
+
+
 async def test_edns_is_tolerated() -> None:
     """A client that announces a size gets an answer with a record of its own kind."""
     async with responder() as to, Client(to) as client:
