@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -207,3 +208,41 @@ stream {{
         finally:
             nginx.stop()
             await route.stop()
+
+
+async def test_sessions_of_a_drained_instance_stay_with_it(nginx_binary: str, tmp_path: Path) -> None:
+    """A second line with `drain` keeps what drains reachable for the sessions bound to it, and for nobody else."""
+    async with apps("one", "two") as (one, two):
+        staging = stage(nginx_binary, tmp_path, first=one.port, method="sticky cookie route;\n" + DRAINING)
+        async with staging as at:
+            bound = await asyncio.to_thread(cookie, at.nginx.port)
+            servers = (Server("127.0.0.1", two.port),)
+            draining = [Endpoint("127.0.0.1", one.port)]
+            upstream = Upstream("app_servers", servers)
+            version = at.route.publish(upstream, draining, by_instance=False)
+            async with asyncio.timeout(PATIENCE):
+                await at.route.fetched("app_servers", version)
+            await only(at.nginx, {"two"})
+            assert await asyncio.to_thread(asked_with, at.nginx.port, bound) == "one"
+
+
+DRAINING = "server app_servers.upstreamd service=_drain._tcp resolve drain;"
+
+
+def cookie(port: int) -> str:
+    """The session cookie that nginx sets."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return (answer.getheader("Set-Cookie") or "").partition(";")[0]
+
+
+def asked_with(port: int, session: str) -> str:
+    """Who answers a request of this session."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/", headers={"Cookie": session})
+    body = connection.getresponse().read().decode()
+    connection.close()
+    return body
