@@ -50,7 +50,7 @@ async def stage(
     *,
     method: str = "least_conn;",
     first: int = 9,
-    hold: float = 4.0,
+    hold: float = 25.0,
     by_instance: bool = False,
 ) -> AsyncIterator[Stage]:
     """Started, with `first` as the only server."""
@@ -189,7 +189,7 @@ stream {{
     upstream app_servers {{
         zone app_servers 1m;
         resolver 127.0.0.1:{port} ipv6=off;
-        resolver_timeout 5s;
+        resolver_timeout 30s;
         server app_servers.upstreamd service=http resolve;
     }}
     server {{ listen 127.0.0.1:{nginx.port}; proxy_pass app_servers; }}
