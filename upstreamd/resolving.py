@@ -51,6 +51,7 @@ class _Service:
     published_at: float = 0.0
     published: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: str = ""
+    unkept: str = ""
     alarm: asyncio.TimerHandle | None = None
 
 
@@ -174,16 +175,19 @@ class Resolving:
             await service.published.wait()
             service.published.clear()
             await self._conclude(service)
-            while service.upstream != service.serving and not service.published.is_set():
+            while (service.upstream != service.serving or service.unkept) and not service.published.is_set():
                 await self._news(service)
 
     async def _news(self, service: _Service) -> None:
-        """Wait for a newer set, or for what the last one lacked: nginx, or a line in its configuration."""
-        if service.choice.problem:
+        """Wait for a newer set, or for what the last one lacked: nginx, a line in its configuration, or a disk."""
+        if service.choice.problem or service.unkept:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_AGAIN):
                     await service.published.wait()
-            await self._look_again(service)
+            if service.choice.problem:
+                await self._look_again(service)
+            if service.unkept:
+                service.published.set()
             return
         newer: asyncio.Future[object] = asyncio.ensure_future(service.published.wait())
         waiting = [newer]
@@ -212,7 +216,7 @@ class Resolving:
             return
         fetching = asyncio.ensure_future(self._fetched_in_time(service, began))
         try:
-            kept = await self._keep(service, upstream)
+            service.unkept = await self._keep(service, upstream)
             took = await fetching
         finally:
             fetching.cancel()
@@ -221,8 +225,8 @@ class Resolving:
             outcome = Outcome(OutcomeKind.FAILED, digest, service.choice.problem or service.refusal)
         elif took is None:
             outcome = Outcome(OutcomeKind.UNCONFIRMED, digest, self._silence(service, version))
-        elif kept:
-            outcome = Outcome(OutcomeKind.FAILED, digest, f"nginx serves the new set, but {kept}")
+        elif service.unkept:
+            outcome = Outcome(OutcomeKind.FAILED, digest, f"nginx serves the new set, but {service.unkept}")
         else:
             outcome = Outcome(OutcomeKind.APPLIED, digest, duration=took)
         if took is not None and not service.choice.problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ async def stage(
     *,
     method: str = "least_conn;",
     first: int = 9,
-    hold: float = 4.0,
+    hold: float = 25.0,
     by_instance: bool = False,
 ) -> AsyncIterator[Stage]:
     """Started, with `first` as the only server."""
@@ -188,7 +189,7 @@ stream {{
     upstream app_servers {{
         zone app_servers 1m;
         resolver 127.0.0.1:{port} ipv6=off;
-        resolver_timeout 5s;
+        resolver_timeout 30s;
         server app_servers.upstreamd service=http resolve;
     }}
     server {{ listen 127.0.0.1:{nginx.port}; proxy_pass app_servers; }}
@@ -207,3 +208,41 @@ stream {{
         finally:
             nginx.stop()
             await route.stop()
+
+
+async def test_sessions_of_a_drained_instance_stay_with_it(nginx_binary: str, tmp_path: Path) -> None:
+    """A second line with `drain` keeps what drains reachable for the sessions bound to it, and for nobody else."""
+    async with apps("one", "two") as (one, two):
+        staging = stage(nginx_binary, tmp_path, first=one.port, method="sticky cookie route;\n" + DRAINING)
+        async with staging as at:
+            bound = await asyncio.to_thread(cookie, at.nginx.port)
+            servers = (Server("127.0.0.1", two.port),)
+            draining = [Endpoint("127.0.0.1", one.port)]
+            upstream = Upstream("app_servers", servers)
+            version = at.route.publish(upstream, draining, by_instance=False)
+            async with asyncio.timeout(PATIENCE):
+                await at.route.fetched("app_servers", version)
+            await only(at.nginx, {"two"})
+            assert await asyncio.to_thread(asked_with, at.nginx.port, bound) == "one"
+
+
+DRAINING = "server app_servers.upstreamd service=_drain._tcp resolve drain;"
+
+
+def cookie(port: int) -> str:
+    """The session cookie that nginx sets."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return (answer.getheader("Set-Cookie") or "").partition(";")[0]
+
+
+def asked_with(port: int, session: str) -> str:
+    """Who answers a request of this session."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/", headers={"Cookie": session})
+    body = connection.getresponse().read().decode()
+    connection.close()
+    return body

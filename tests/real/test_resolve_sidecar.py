@@ -111,6 +111,43 @@ async def test_a_reload_or_restart_of_nginx_loses_nothing(nginx_binary: str, tmp
             await eventually(lambda: sidecar.status()["pending"] is False, "the change to be confirmed")
 
 
+async def test_a_new_configuration_of_the_sidecar_is_no_pause(nginx_binary: str, tmp_path: Path) -> None:
+    """SIGHUP gives the responder a successor that nginx asks a second later, with nothing lost between."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    async with apps("one", "two") as (one, two):
+        targets(tmp_path / "targets.json", one)
+        async with asking(nginx, sidecar, port):
+            await answers(nginx, (200, "one"))
+            sidecar.signal(signal.SIGHUP)
+            await eventually(lambda: "read again" in sidecar.output(), "the configuration to be read again")
+            targets(tmp_path / "targets.json", two)
+            assert await answers(nginx, (200, "two")) < 4.5  # without the farewell nginx asks after 5 to 10 s
+
+
+async def test_a_last_good_set_that_cannot_be_kept_fails_aloud_and_is_kept_later(
+    nginx_binary: str, tmp_path: Path
+) -> None:
+    """A directory in the file's place: nginx serves the new set, the outcome says so, and it is retried."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    async with apps("one", "two") as (one, two):
+        targets(tmp_path / "targets.json", one)
+        async with asking(nginx, sidecar, port):
+            await answers(nginx, (200, "one"))
+            nginx.output.rename(tmp_path / "aside")
+            nginx.output.mkdir()
+            targets(tmp_path / "targets.json", two)
+            await answers(nginx, (200, "two"))
+            await eventually(lambda: "nginx serves the new set, but" in sidecar.output(), "the sentence")
+            nginx.output.rmdir()
+            await eventually(lambda: nginx.output.is_file() and two.endpoint in nginx.output.read_text(), "the file")
+
+
 async def test_auto_reloads_where_nginx_does_not_ask_and_says_so(nginx_binary: str, tmp_path: Path) -> None:
     """route = auto with an upstream that only includes the file: reloads, and a sentence that says what is missing."""
     nginx = Nginx(nginx_binary, tmp_path)

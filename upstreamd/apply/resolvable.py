@@ -17,6 +17,7 @@ SINCE = (1, 27, 3)
 _DEEPEST = 32
 _SERVICES = ("service=http", "service=_http._tcp")
 _NGINX_TIMEOUT = "30s"
+_LONG_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def _resolver_missing(found: list[_Found], server: _Found, settings: ResolverSet
     if _seconds(written) <= settings.hold:
         return (
             f"{timeout.where if timeout else server.where}: resolver_timeout {written} is not longer than resolver."
-            f"hold = {settings.hold:g}s, so nginx would give up on held answers; write `resolver_timeout 5s;`"
+            f"hold = {settings.hold:g}s, so nginx would give up on held answers; write `resolver_timeout 30s;`"
         )
     return ""
 
@@ -118,10 +119,10 @@ def _advice(
     found: list[_Found], server: _Found, configuration: Configuration, service: str, output: str
 ) -> Iterator[str]:
     timeout = _innermost(found, server, "resolver_timeout")
-    if timeout is None or not timeout.values or _seconds(timeout.values[0]) > 10:
+    if timeout is not None and timeout.values and _seconds(timeout.values[0]) > _LONG_TIMEOUT:
         yield (
-            f"{server.where}: resolver_timeout is also how long nginx waits before it asks again after upstreamd was "
-            "away; write `resolver_timeout 5s;`"
+            f"{timeout.where}: resolver_timeout is also how long nginx may wait before it asks again after upstreamd "
+            "was away for longer; write `resolver_timeout 30s;`"
         )
     if not any(each.output for each in found):
         yield (

@@ -79,9 +79,12 @@ class Responder:
             ) from error
 
     async def stop(self) -> None:
-        """Stop listening; what is held gets no answer, so that nginx keeps what it has."""
-        for held in self._held.values():
+        """Stop listening. Who waits is told the present set once more, and so asks whoever comes after us a second
+        later, instead of waiting out its resolver_timeout; without a set nobody is told anything."""
+        for held in list(self._held.values()):
             held.timer.cancel()
+            if held.published.version:
+                self._release(held)
         self._held.clear()
         if self._datagrams is not None:
             self._datagrams.close()
@@ -130,9 +133,12 @@ class Responder:
             self._tell_service(query, client, published, send)
 
     def _hold(self, query: dns.Query, client: Client, published: Published, send: Callable[[bytes], None]) -> None:
-        before = self._held.pop((client, query.name), None)
+        before = self._held.get((client, query.name))
+        if before is not None and before.query.ident == query.ident:
+            return  # nginx repeats an unanswered question every five seconds, and counts its timeout from the first
         if before is not None:
-            before.timer.cancel()  # asked again: the first answer was given up
+            before.timer.cancel()  # another question: the answer to the first is not waited for any more
+            del self._held[client, query.name]
         elif len(self._held) >= MOST_HELD:
             self._release(next(iter(self._held.values())))
         timer = asyncio.get_running_loop().call_later(self._settings.hold, self._over, client, query.name)

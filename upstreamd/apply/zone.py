@@ -86,30 +86,44 @@ def _targets(
 ) -> tuple[list[tuple[int, int, int, str]], dict[str, list[str]], int]:
     """The SRV targets, the addresses of each, and their TTL. The sink comes at the end anyway."""
     servers = [server for server in upstream.servers if server.endpoint != sink]
-    groups: dict[str, list[str]] = defaultdict(list)
-    targets: dict[str, tuple[int, int, int, str]] = {}
-    parts = _parts(servers)
-    for server in servers:
-        if by_instance:
+    targets: list[tuple[int, int, int, str]] = []
+    groups: dict[str, list[str]] = {}
+    if by_instance:
+        for server in servers:
             name = names.instance(server.endpoint)
-        else:
-            # by the address and not by position, so that a newcomer moves nobody to another part
-            part = zlib.crc32(server.address.encode()) % parts[_kind(server)]
-            name = names.group(server, part)
-        groups[name].append(server.address)
-        targets[name] = (BACKUP if server.backup else PRIMARY, server.weight, server.port, name)
-    return list(targets.values()), dict(groups), LASTING if by_instance else MOVING
+            groups[name] = [server.address]
+            targets.append((_priority(server), server.weight, server.port, name))
+        return targets, groups, LASTING
+    for members in _alike(servers):
+        one, parts = members[0], 1 + (len(members) - 1) // _MOST_IN_GROUP
+        for part, addresses_of_part in enumerate(_parts([each.address for each in members], parts)):
+            if addresses_of_part:
+                name = names.group(one, part)
+                groups[name] = addresses_of_part
+                targets.append((_priority(one), one.weight, one.port, name))
+    return targets, groups, MOVING
 
 
-def _parts(servers: Sequence[Server]) -> dict[tuple[int, int, bool], int]:
-    sizes: dict[tuple[int, int, bool], int] = defaultdict(int)
+def _alike(servers: Sequence[Server]) -> list[list[Server]]:
+    """The servers by port, weight and rank."""
+    found: dict[tuple[int, int, bool], list[Server]] = defaultdict(list)
     for server in servers:
-        sizes[_kind(server)] += 1
-    return {kind: 1 + (size - 1) // _MOST_IN_GROUP for kind, size in sizes.items()}
+        found[server.port, server.weight, server.backup].append(server)
+    return list(found.values())
 
 
-def _kind(server: Server) -> tuple[int, int, bool]:
-    return server.port, server.weight, server.backup
+def _parts(members: list[str], parts: int) -> list[list[str]]:
+    """The addresses in parts: by the address and not by position, so that a newcomer moves nobody to another part."""
+    if parts == 1:
+        return [members]
+    found: list[list[str]] = [[] for _ in range(parts)]
+    for address in members:
+        found[zlib.crc32(address.encode()) % parts].append(address)
+    return found
+
+
+def _priority(server: Server) -> int:
+    return BACKUP if server.backup else PRIMARY
 
 
 def _draining(

@@ -8,7 +8,7 @@ from functools import partial
 from upstreamd.check import tls
 from upstreamd.check.http import HttpPlan, HttpProber
 from upstreamd.check.prober import Prober
-from upstreamd.check.schedule import Watched, anywhere, jittered, pause, slot_ticks
+from upstreamd.check.schedule import Watched, anywhere, jittered, pause, slot_width
 from upstreamd.check.tcp import TcpProber
 from upstreamd.check.wheel import Wheel
 from upstreamd.config import HealthSettings
@@ -51,6 +51,7 @@ class Checker:
         self._settings = dict(services)
         self._plans = {name: self._plan(name, settings) for name, settings in services.items()}
         self._watched: dict[str, dict[Endpoint, Watched]] = {name: {} for name in services}
+        self._slots: dict[str, float] = {}
 
     def watch(self, endpoints: Mapping[str, Iterable[Endpoint]]) -> None:
         """Makes `endpoints` the complete set that is watched.
@@ -69,8 +70,9 @@ class Checker:
                 if endpoint not in watched:
                     watched[endpoint] = self._add(service, endpoint)
         self._known.clear()  # of what comes back later nothing is known any more
-        loads = ((len(watched), self._settings[service].interval) for service, watched in self._watched.items())
-        self._wheel.size(slot_ticks(loads))
+        rate = sum(len(watched) / self._settings[service].interval for service, watched in self._watched.items())
+        self._slots = {service: slot_width(settings.interval, rate) for service, settings in self._settings.items()}
+        self._wheel.set_keep_limit()
         self._wheel.wake()
 
     def health(self, service: str, endpoint: Endpoint) -> Health | None:
@@ -186,7 +188,8 @@ class Checker:
         if ok and health.status is Status.HEALTHY and not health.streak and health.reason == reason and watched.paced:
             # the usual case, and the only one that has to be cheap: observing the result would change nothing
             if not watched.again and not watched.doubted:
-                self._wheel.queue_at(watched, max(now, watched.due + jittered(watched.settings.interval)))
+                due = max(now, watched.due + jittered(watched.settings.interval))
+                self._wheel.queue_at(watched, due, self._slots[watched.service])
                 return
         else:
             self._observe(watched, result, is_news=is_first or watched.is_settled is not was_settled)

@@ -12,7 +12,7 @@ import ssl
 from upstreamd.check import failure
 from upstreamd.check.answer import AnswerReader, RefusedAnswerError
 from upstreamd.check.connection import Connection
-from upstreamd.check.known import MAX_LEARNED, KnownAnswer
+from upstreamd.check.known import MAX_LEARNED, KnownAnswer, pattern_of
 from upstreamd.check.prober import Report
 from upstreamd.check.readiness import Readiness
 from upstreamd.check.verdict import Answer, Expectation
@@ -56,12 +56,15 @@ class HttpPlan:
         lines = [f"{settings.method} {settings.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         return "\r\n".join([*lines, "", ""]).encode("ascii")
 
-    def learn(self, data: bytes, reason: str, *, keep: bool) -> KnownAnswer:
-        """The known answer of these bytes; endpoints that answer alike share one."""
-        learned = KnownAnswer(data, reason, keep=keep)
+    def learn(self, data: bytes, answer: Answer, reason: str) -> KnownAnswer | None:
+        """The known answer like these bytes; endpoints that answer alike share one. None where it cannot be known."""
+        pattern = pattern_of(data, answer.status)
+        if pattern is None:
+            return None
+        known = KnownAnswer(pattern, data, answer, reason)
         if len(self._known) >= _KNOWN_PER_SERVICE:
             self._known.clear()
-        return self._known.setdefault(learned.same, learned)
+        return self._known.setdefault((pattern, b"" if known.has_plain_body else known.rest), known)
 
 
 class HttpProber:
@@ -112,7 +115,7 @@ class HttpProber:
         if not self._busy:
             self._connection.close()  # a kept connection ended, or spoke unasked
         elif known is not None and data == known.latest and not self._seen:
-            self._finish(ok=True, reason=known.reason, keep=known.keep)
+            self._finish(ok=True, reason=known.reason, keep=known.answer.keep)
         elif not data:
             self._ended()
         elif known is not None and self._reader is None:
@@ -145,13 +148,22 @@ class HttpProber:
         return self._reused and self._reader is None and not self._seen
 
     def _compare(self, known: KnownAnswer, seen: bytes) -> None:
-        if known.matches(seen):
-            self._finish(ok=True, reason=known.reason, keep=known.keep)
-        elif known.begins(seen):
-            self._seen = seen
+        rest = known.rest_of(seen)
+        if rest is not None and len(rest) == known.length and (rest == known.rest or known.has_plain_body):
+            self._judge_body(known, seen, rest)
+        elif rest is not None and len(rest) < known.length and (known.has_plain_body or known.rest.startswith(rest)):
+            self._seen = seen  # more has to come, as the same head told before
         else:
             self._seen = b""
             self._read(seen)
+
+    def _judge_body(self, known: KnownAnswer, seen: bytes, body: bytes) -> None:
+        ok, reason = True, known.reason
+        if body != known.rest:
+            ok, reason = self._plan.expectation.judge(known.answer._replace(body=body))
+        if ok:
+            known.latest = seen
+        self._finish(ok=ok, reason=reason, keep=known.answer.keep)
 
     def _read(self, data: bytes) -> None:
         reader = self._reader
@@ -196,7 +208,7 @@ class HttpProber:
             return
         verdict = self._plan.expectation.judge(answer)
         if verdict.ok and answer.framed and len(self._seen) <= MAX_LEARNED:
-            self._known = self._plan.learn(self._seen, verdict.reason, keep=answer.keep)
+            self._known = self._plan.learn(self._seen, answer, verdict.reason)
         self._finish(ok=verdict.ok, reason=verdict.reason, keep=answer.keep)
 
     def _finish(self, *, ok: bool | None, reason: str, keep: bool = False) -> None:

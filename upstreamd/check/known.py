@@ -1,62 +1,69 @@
-"""The short way to a verdict: an answer with the same bytes as one that passed passes again.
+"""The short way to a verdict: an answer like one that passed needs no reading of its head, and often of nothing.
 
-Only the value of the Date field may differ, and only by being another well-formed date (RFC 9110, 5.6.7): it
-says nothing about framing or health. Everything else goes the long way, through the reader and the verdict.
+Like means: the same status line, the same fields in the same order, and the same values of those that bear on framing
+or verdict. The others (Date, ETag, a request id) may have any plain value. Where the head is like, its Content-Length
+has delimited the body, which is judged anew unless its bytes are the same too. Everything else goes the long way.
 """
 
 from __future__ import annotations
 
 import re
 
+from upstreamd.check.verdict import Answer
+
 MAX_LEARNED = 8 * 1024
 """Longer answers are always read the long way."""
 
-_IMF_DATE = rb"[A-Z][a-z]{2}, \d{2} [A-Z][a-z]{2} \d{4} \d{2}:\d{2}:\d{2} GMT"
-_DATE = re.compile(_IMF_DATE)
-_DATE_FIELD = re.compile(rb"\r\n(?i:date): (" + _IMF_DATE + rb")\r\n")
+_MEANINGFUL = frozenset(
+    {
+        b"connection",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"proxy-connection",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_PLAIN_VALUE = rb"[\t -~]*"
+_END = b"\r\n\r\n"
+
+
+def pattern_of(data: bytes, status: int) -> bytes | None:
+    """The regular expression of all heads like that of the answer `data`; None where its first head is not its own.
+
+    (That is so where interim answers came before it.)
+    """
+    head, _, _ = data.partition(_END)
+    status_line, *fields = head.split(b"\r\n")
+    if status_line[len(b"HTTP/1.1 ") :][:3] != b"%d" % status:
+        return None
+    lines = [re.escape(status_line)]
+    for field in fields:
+        name, colon, value = field.partition(b":")
+        meaningful = name.lower() in _MEANINGFUL
+        lines.append(re.escape(name + colon) + (re.escape(value) if meaningful else _PLAIN_VALUE))
+    return rb"\r\n".join(lines) + rb"\r\n\r\n"
 
 
 class KnownAnswer:
-    """The bytes of one whole answer that passed, with the verdict's reason and whether the connection stays."""
+    """An answer that passed, with the reason of its verdict: `data` are its bytes, `pattern` that of `pattern_of`."""
 
-    __slots__ = ("_end", "_head", "_length", "_start", "_tail", "keep", "latest", "reason")
+    __slots__ = ("_match", "answer", "has_plain_body", "latest", "length", "reason", "rest")
 
-    def __init__(self, data: bytes, reason: str, *, keep: bool) -> None:
+    def __init__(self, pattern: bytes, data: bytes, answer: Answer, reason: str) -> None:
+        self._match = re.compile(pattern).match
+        self.answer = answer
         self.reason = reason
-        self.keep = keep
-        field = _DATE_FIELD.search(data, 0, data.find(b"\r\n\r\n") + 2)
-        self._start, self._end = field.span(1) if field else (len(data), len(data))
-        self._head, self._tail = data[: self._start], data[self._end :]
-        self._length = len(data)
+        self.rest = data.partition(_END)[2]
+        """What follows the head: the body as it is framed."""
+        self.length = len(self.rest)
+        self.has_plain_body = not answer.bodiless and self.rest == answer.body
+        """True where what follows the head is the body itself, delimited by Content-Length."""
         self.latest = data
-        """The bytes that matched last: those of other endpoints in the same second are mostly the very same."""
+        """The bytes that passed last: those of other endpoints in the same second are mostly the very same."""
 
-    @property
-    def same(self) -> tuple[bytes, bytes]:
-        """What has to be the same: two known answers with equal `same` are interchangeable."""
-        return self._head, self._tail
-
-    def matches(self, data: bytes) -> bool:
-        """True where `data` is this answer, its date apart."""
-        if data == self.latest:
-            return True
-        if len(data) != self._length or not self._shares(data):
-            return False
-        self.latest = data
-        return True
-
-    def begins(self, data: bytes) -> bool:
-        """True where `data` is the beginning of this answer, so that more has to come before a verdict."""
-        if len(data) >= self._length:
-            return False
-        if len(data) < self._end:
-            return self._head.startswith(data)
-        return self._shares(data)
-
-    def _shares(self, data: bytes) -> bool:
-        """True where `data` has everything up to its own end in common with this answer, its date apart."""
-        return (
-            data.startswith(self._head)
-            and self._tail.startswith(data[self._end :])
-            and (self._start == self._end or _DATE.fullmatch(data, self._start, self._end) is not None)
-        )
+    def rest_of(self, data: bytes) -> bytes | None:
+        """What follows the head in `data` where that is like this one; None where it is not, or not whole yet."""
+        match = self._match(data)
+        return data[match.end() :] if match else None

@@ -59,12 +59,14 @@ class Readiness:
         del self._ready[descriptor]
         self._poller.unregister(descriptor)
 
-    def serve(self) -> None:
-        """Calls back for what is ready now, without waiting."""
-        for descriptor, _ in self._poller.poll(0, BATCH):
+    def serve(self) -> int:
+        """Calls back for what is ready now, without waiting; returns how many that were."""
+        found = self._poller.poll(0, BATCH)
+        for descriptor, _ in found:
             ready = self._ready.get(descriptor)
             if ready is not None:  # another callback may have closed it before its turn
                 ready()
+        return len(found)
 
     def close(self) -> None:
         """Gives the descriptor back; the sockets are their owners' to close."""

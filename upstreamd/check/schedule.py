@@ -8,7 +8,6 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Iterable
 
 from upstreamd.check.prober import Prober
 from upstreamd.config import HealthSettings
@@ -17,14 +16,14 @@ from upstreamd.model import Endpoint, Health, ProbeResult, Status
 TICK = 0.005
 """Seconds. Probes start and deadlines are looked at on this grid, so that the process wakes once for many."""
 
-SLOT = 0.025
-"""Seconds. So wide is a slot where that puts several probes in one: each wake-up costs more than a probe."""
+SLOT = 0.1
+"""Seconds. Steady endpoints are gathered in slots, at most so wide and never wider than a tenth of their interval."""
 
-SLOTS = 40
-"""An interval has at least so many slots."""
+PER_SLOT = 100
+"""Slots widen until so many probes share one: waking up costs more than a probe, but a crowd gains nothing more."""
 
 JITTER = 0.05
-"""The declared jitter: every interval is drawn from within 5 % of the configured one."""
+"""Every interval is drawn from within 5 % of the configured one; with the slots, probes stray by 10 % at most."""
 
 OVERDUE = 0.1
 """Seconds. Probes later than this are spread out again instead of being caught up in one burst."""
@@ -108,23 +107,21 @@ def anywhere(span: float) -> float:
     return span * random.random()  # noqa: S311 - spreads load, guards nothing
 
 
-def slot_ticks(loads: Iterable[tuple[int, float]]) -> int:
-    """How many ticks a slot is to span for these (endpoints, interval) pairs: one, where wide slots gain nothing."""
-    rate = 0.0
-    slot = SLOT
-    for endpoints, interval in loads:
-        if endpoints:
-            rate += endpoints / interval
-            slot = min(slot, interval / SLOTS)
-    return max(1, int(slot / TICK)) if rate * slot > 1 else 1
+def slot_width(interval: float, rate: float) -> float:
+    """How wide a slot of steady endpoints is, in seconds, where `rate` probes start a second in all.
+
+    It divides the interval, or most gaps would differ from it; a tick where wider slots would gather nothing.
+    """
+    widest = min(SLOT, interval / 10)
+    if widest * rate < 2:
+        return TICK
+    return max(TICK, interval / math.ceil(interval / min(widest, PER_SLOT / rate)))
 
 
 class Timetable:
     """Who is due in which slot. Rescheduling overwrites; entries left behind are skipped when their slot comes."""
 
     def __init__(self) -> None:
-        self.ticks = 1
-        """Ticks a slot spans."""
         self._slots: dict[int, list[Watched]] = {}
         self._order: list[int] = []
 
@@ -133,12 +130,10 @@ class Timetable:
         """When the first slot begins; infinity where there is none."""
         return self._order[0] * TICK if self._order else math.inf
 
-    def add(self, watched: Watched, due: float) -> None:
-        """Puts `watched` into the first slot that is not before `due`."""
+    def add(self, watched: Watched, due: float, width: float = TICK) -> None:
+        """Puts `watched` into the slot, of those `width` seconds wide, that is nearest to `due`."""
         watched.due = due
-        slot = int(due / TICK) + 1
-        slot += -slot % self.ticks
-        watched.slot = slot
+        slot = watched.slot = int(int(due / width + 0.5) * width / TICK + 0.5)
         entries = self._slots.get(slot)
         if entries is None:
             self._slots[slot] = [watched]

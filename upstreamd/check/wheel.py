@@ -25,6 +25,12 @@ STANDSTILL = 0.02
 HEARTBEAT = 0.05
 """Seconds. While probes are on their way the wheel turns at least so often, or it could not tell a standstill."""
 
+EARLY = 0.001
+"""Seconds. uvloop's timers count whole milliseconds and may be early by a part of one."""
+
+LOOK = 0.001
+"""Seconds. While answers come by the batch they are read in turns so far apart, and not each as it comes."""
+
 RESERVED = 128
 """File descriptors left to the rest of the program when connections are kept open."""
 
@@ -47,13 +53,13 @@ class Wheel:
         self._laggards_waiting: deque[Watched] = deque()
         self._laggards_flying = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._listens = False
         self._timer: asyncio.Handle | None = None
         self._wake_at = math.inf
         self._broken: asyncio.Future[None] | None = None
 
-    def size(self, slot_ticks: int) -> None:
-        """Sets the width of a slot, and how many connections may be kept within the descriptors we may have."""
-        self._timetable.ticks = slot_ticks
+    def set_keep_limit(self) -> None:
+        """Sets how many connections may be kept within the descriptors we may have now."""
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.readiness.keep_limit = max(0, descriptors - RESERVED - self._max_in_flight)
 
@@ -63,9 +69,9 @@ class Wheel:
         watched.slot = 0
         self._waiting.append(watched)
 
-    def queue_at(self, watched: Watched, due: float) -> None:
-        """Has `watched` probed at `due`."""
-        self._timetable.add(watched, due)
+    def queue_at(self, watched: Watched, due: float, width: float = TICK) -> None:
+        """Has `watched` probed at `due`, give or take half a slot that is `width` seconds wide."""
+        self._timetable.add(watched, due, width)
 
     def land(self, watched: Watched) -> None:
         """The running probe of `watched` is over."""
@@ -95,12 +101,11 @@ class Wheel:
         """Turns until cancelled; an error in a callback ends it and is raised."""
         self._loop = asyncio.get_running_loop()
         self._broken = self._loop.create_future()
-        self._loop.add_reader(self.readiness.fileno(), self._guarded, self._answered)
         self.wake()
         try:
             await self._broken
         finally:
-            self._loop.remove_reader(self.readiness.fileno())
+            self._stop_listening()
             if self._timer is not None:
                 self._timer.cancel()
             self._loop = self._timer = None
@@ -118,25 +123,49 @@ class Wheel:
         self._timer = None
         now = self._notice_standstill()
         self._wake_at = math.inf
-        self.readiness.serve()
+        served = self.readiness.serve()
         for watched in self._flights.expired(now):
             if watched in self._flights:  # an earlier one's report may have dropped it
                 watched.prober.expire(watched.settings.timeout)
-        for watched in self._timetable.take_due(now):
+        for watched in self._timetable.take_due(now + EARLY):
             late = now - watched.due
             if late > OVERDUE and not watched.spread:
                 watched.spread = True
                 self._timetable.add(watched, now + anywhere(min(late, watched.settings.interval)))
             else:
                 self.queue(watched)
-        self._start_waiting()
-        self._wake_when_needed()
+        self._go_on(served)
 
     def _answered(self) -> None:
         self._notice_standstill()
-        self.readiness.serve()
-        self._start_waiting()
-        self._wake_when_needed()
+        self._go_on(self.readiness.serve())
+
+    def _go_on(self, served: int) -> None:
+        """Starts what waits. The next wake-up is by the clock, and where answers come singly, by the answer."""
+        started = self._start_waiting()
+        if self._waiting and len(self._flights) < self._max_in_flight:
+            self.wake()
+            return
+        first = self._timetable.next
+        if self._flights:
+            by_the_batch = started + served > 1
+            if by_the_batch:
+                self._stop_listening()
+            else:
+                self._listen()
+            deadline = math.ceil(self._flights.next / TICK) * TICK
+            first = min(first, deadline, self._clock() + (LOOK if by_the_batch else HEARTBEAT))
+        self._wake(first)
+
+    def _listen(self) -> None:
+        if not self._listens and self._loop is not None:
+            self._loop.add_reader(self.readiness.fileno(), self._guarded, self._answered)
+            self._listens = True
+
+    def _stop_listening(self) -> None:
+        if self._listens and self._loop is not None:
+            self._loop.remove_reader(self.readiness.fileno())
+            self._listens = False
 
     def _notice_standstill(self) -> float:
         now = self._clock()
@@ -146,32 +175,25 @@ class Wheel:
             self._wake_at = now
         return now
 
-    def _start_waiting(self) -> None:
+    def _start_waiting(self) -> int:
+        """Starts the probes that wait, as far as there is room; returns how many that were."""
         room = min(STARTS, self._max_in_flight - len(self._flights))
-        while room > 0 and self._waiting:
+        started = 0
+        while started < room and self._waiting:
             watched = self._waiting.popleft()
             if watched.gone:
                 continue
             if watched.lags and self._laggards_flying * 2 >= self._max_in_flight:
                 self._laggards_waiting.append(watched)
                 continue
-            room -= 1
+            started += 1
             watched.queued = watched.spread = False
             watched.still = self.still
             watched.started = self._clock()
             self._laggards_flying += watched.lags
             self._flights.depart(watched, watched.started)
             watched.prober.start()
-
-    def _wake_when_needed(self) -> None:
-        if self._waiting and len(self._flights) < self._max_in_flight:
-            self.wake()
-            return
-        first = self._timetable.next
-        if self._flights:
-            first = min(first, self._flights.next, self._clock() + HEARTBEAT)
-        if first < self._wake_at:
-            self._wake(math.ceil(first / TICK) * TICK)
+        return started
 
     def _wake(self, when: float) -> None:
         """Has the wheel turn at `when`, if it would not turn before."""

@@ -92,7 +92,7 @@ class ResolverSettings:
     """The responder that nginx's `resolver` asks (route "resolve"). `hold`: seconds an answer waits for a change."""
 
     listen: Listen = setting("127.0.0.1:5300", listen)
-    hold: float = setting("4s", duration(0, 60))
+    hold: float = setting("25s", duration(0, 3600))
     zone: str = setting("upstreamd", text(*_ZONE, empty=False))
     allow: tuple[Network, ...] = setting(["127.0.0.0/8", "::1/128"], networks)
 

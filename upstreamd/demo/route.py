@@ -58,7 +58,7 @@ _RESOLVED = """\
         least_conn;
         zone {service} 1m;
         resolver 127.0.0.1:{resolver} ipv6=off;
-        resolver_timeout 5s;
+        resolver_timeout 30s;
         server {service}.upstreamd service=http resolve;
         keepalive 32;
     }}

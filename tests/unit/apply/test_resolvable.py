@@ -11,7 +11,7 @@ from upstreamd.apply.resolvable import Placement, new_enough, placement
 from upstreamd.config import ResolverSettings
 
 LINE = "server app.upstreamd service=http resolve;"
-RESOLVER = "resolver 127.0.0.1:5300 ipv6=off; resolver_timeout 5s;"
+RESOLVER = "resolver 127.0.0.1:5300 ipv6=off;"
 
 
 def look(folder: Path, http: str) -> Placement:
@@ -75,8 +75,8 @@ def test_consistent_hashing_is_recognised(tmp_path: Path) -> None:
 
 
 def test_what_works_but_could_be_better_is_advised(tmp_path: Path) -> None:
-    """nginx's default of 30 s for resolver_timeout, and no last good set for a cold start."""
-    advice = " ".join(look(tmp_path, f"upstream app {{ resolver 127.0.0.1:5300; {LINE} }}").advice)
+    """A resolver_timeout of an hour, and no last good set for a cold start."""
+    advice = " ".join(look(tmp_path, f"upstream app {{ resolver 127.0.0.1:5300; resolver_timeout 1h; {LINE} }}").advice)
     assert "resolver_timeout is also how long" in advice
     assert "app_last_good" in advice
 

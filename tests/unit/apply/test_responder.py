@@ -106,6 +106,19 @@ async def test_a_held_question_is_answered_when_the_hold_is_over() -> None:
         assert time.monotonic() - begin >= SETTINGS.hold * 0.9
 
 
+async def test_a_repeated_question_does_not_wait_longer() -> None:
+    """nginx repeats itself every five seconds and counts its patience from the first time; so do we."""
+    async with responder(replace(SETTINGS, hold=1.0)) as to, Client(to) as client:
+        publish(to, "10.0.0.1")
+        await client.ask()
+        begin = time.monotonic()
+        client.send(query(NAME))
+        while await client.silent(0.2):
+            assert time.monotonic() - begin < PATIENCE
+            client.send(query(NAME))
+        assert time.monotonic() - begin >= 0.9
+
+
 async def test_each_client_is_told_by_its_own_address_and_port() -> None:
     """A new worker, which asks from a new port, is answered at once though the old one has been told."""
     async with responder() as to, Client(to) as old, Client(to) as new:
@@ -236,6 +249,17 @@ async def test_connections_are_limited_and_an_unfinished_one_harms_nobody() -> N
         assert count(await client.ask()) == 2
         for each in (*writers, writer):
             each.close()
+
+
+async def test_a_stop_tells_who_waits() -> None:
+    """nginx would wait out its resolver_timeout for an answer that never comes; told, it asks our successor soon."""
+    async with responder(replace(SETTINGS, hold=PATIENCE)) as to, Client(to) as client:
+        publish(to, "10.0.0.1")
+        first = await client.ask()
+        client.send(query(NAME))
+        assert await client.silent(0.05)
+        await to.stop()
+        assert await client.receive() == first
 
 
 async def test_edns_is_tolerated() -> None:

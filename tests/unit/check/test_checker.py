@@ -105,7 +105,7 @@ async def test_fast_interval_while_the_state_changes() -> None:
 async def test_down_interval_spares_what_is_down() -> None:
     """With down_interval an unhealthy endpoint is left alone for that long."""
     with scripted(answering(http_answer(SICK))) as server:
-        async with checking(quick(interval=0.05, down_interval=30.0), at(server)) as record:
+        async with checking(quick(interval=0.05, down_interval=3600.0), at(server)) as record:
             await until(lambda: record.statuses(at(server)) == [Status.UNHEALTHY])
             await asyncio.sleep(0.5)  # the time in which nothing may happen is what is proved
             assert len(record.results) == 1

@@ -108,20 +108,23 @@ async def test_a_retry_is_made_once_only() -> None:
 
 
 async def test_an_idle_connection_that_speaks_is_dropped() -> None:
-    """Bytes that come unasked on a kept connection are never taken for the answer to the next request."""
+    """Bytes that came unasked on a kept connection are never taken for the answer to the next request."""
+    spoken: list[bool] = []
 
     def script(peer: Any) -> None:
         peer.read_request()
         peer.send(http_answer())
         time.sleep(0.02)
-        peer.send(http_answer(SICK))
+        spoken.append(peer.send(http_answer(SICK)))
         peer.wait_until_gone()
 
     with scripted(script) as server:
-        async with checking(quick(interval=0.3), at(server)) as record:
-            await until(lambda: len(record.results) >= 4)
+        async with checking(HealthSettings(interval=20.0, rise=1), at(server)) as record:
+            for probes in (1, 2, 3):
+                await until(lambda probes=probes: len(record.results) == len(spoken) == probes)
+                record.checker.probe_soon("app", at(server))
             assert {result.ok for result in record.results} == {True}
-            assert server.connections >= 4
+            await until(lambda: server.connections == 4)
 
 
 async def test_the_request_is_what_was_configured() -> None:

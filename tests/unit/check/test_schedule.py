@@ -17,7 +17,7 @@ from upstreamd.check.schedule import (
     anywhere,
     jittered,
     pause,
-    slot_ticks,
+    slot_width,
 )
 from upstreamd.config import HealthSettings
 from upstreamd.model import Endpoint, Health, Status
@@ -72,28 +72,29 @@ def test_starts_are_spread_over_the_whole_span() -> None:
 
 
 def test_slots_are_wide_where_that_saves_wake_ups() -> None:
-    """Slots are wide where several probes share one, one tick where they would not, or where intervals are short."""
-    wide = int(SLOT / TICK)
-    assert slot_ticks([(4000, 1.0)]) == wide
-    assert slot_ticks([(100, 1.0)]) == wide
-    assert slot_ticks([(0, 0.05), (1000, 2.0)]) == wide
-    assert slot_ticks([(10, 2.0)]) == 1
-    assert slot_ticks([(1000, 0.05)]) == 1
-    assert slot_ticks([]) == 1
+    """Slots gather where several probes share one: never beyond a tenth of the interval, one tick for the few."""
+    assert slot_width(1.0, 100) > 0.05
+    assert slot_width(1.0, 4000) < slot_width(1.0, 1000)
+    assert slot_width(2.0, 5) == TICK
+    assert slot_width(1.0, 0) == TICK
+    for interval in (0.05, 0.2, 0.5, 0.7, 1.0, 10.0, 3600.0):
+        for rate in (0, 1, 10, 100, 1000, 10_000):
+            width = slot_width(interval, rate)
+            assert TICK <= width <= max(TICK, min(SLOT, interval / 10) + 1e-9)
+            assert width == TICK or abs(interval / width - round(interval / width)) < 1e-6
 
 
-@pytest.mark.parametrize("ticks", [1, 3, 5])
-def test_nothing_is_due_before_its_time_nor_long_after(ticks: int) -> None:
-    """Everything comes out in the slot after its due time, once, in order of slots."""
+@pytest.mark.parametrize("width", [TICK, 0.02, 0.0333, 0.1])
+def test_everything_is_due_in_the_nearest_slot(width: float) -> None:
+    """Everything comes out once, in order of slots, at most half a slot before or after its time."""
     table = Timetable()
-    table.ticks = ticks
     dues = {watched(number + 1): 1000 + anywhere(1.0) for number in range(300)}
     for entry, due in dues.items():
-        table.add(entry, due)
+        table.add(entry, due, width)
     out: list[Watched] = []
     while (now := table.next) < math.inf:
         for entry in table.take_due(now):
-            assert dues[entry] <= now <= dues[entry] + ticks * TICK + 1e-6
+            assert abs(dues[entry] - now) <= width / 2 + TICK / 2 + 1e-6
             out.append(entry)
     assert len(out) == len(set(out)) == 300
 
