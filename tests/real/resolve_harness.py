@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -111,9 +112,16 @@ def reloads(nginx: Nginx) -> int:
 
 
 async def who_answers(nginx: Nginx, times: int = 12) -> set[str]:
-    """Who answers so many requests on new connections; a status other than 200 as text."""
-    found = [await asyncio.to_thread(nginx.get) for _ in range(times)]
-    return {body if status == 200 else str(status) for status, body in found}
+    """Who answers so many requests on new connections; a status other than 200 as text, and "closed" for none."""
+    return {await asyncio.to_thread(_who_answers, nginx) for _ in range(times)}
+
+
+def _who_answers(nginx: Nginx) -> str:
+    try:
+        status, body = nginx.get()
+    except (ConnectionError, http.client.BadStatusLine):  # stream { } has no other word for "nobody there"
+        return "closed"
+    return body if status == 200 else str(status)
 
 
 async def only(nginx: Nginx, wanted: set[str], times: int = 12) -> None:
