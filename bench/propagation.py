@@ -56,6 +56,7 @@ async def measure(trials: int, rate: float, route: str, directory: Path) -> dict
             load = Load(f"http://127.0.0.1:{nginx.port}/", rate=rate, clients=16)
             async with beside(nginx, sidecar), load.running():
                 await eventually(lambda: len(load.answers) == 2, "the steady ones to serve")
+                await asyncio.sleep(PAUSE)
                 for _ in range(trials):
                     await eventually(lambda: load.quiet("x", 1.0), "quiet before a trial")
                     times["joins"].append(await first(load, lambda: agent.register("x", x.address, x.port)))
@@ -68,6 +69,7 @@ async def measure(trials: int, rate: float, route: str, directory: Path) -> dict
                     await asyncio.sleep(PAUSE)
                     times["leaves"].append(await last(load, lambda: agent.deregister("x")))
             times["failed"] = [float(len(load.failures))]
+            print(*load.failures[:5], sep="\n", file=sys.stderr)
             times["requests"] = [float(load.total)]
     finally:
         agent.kill()

@@ -31,6 +31,8 @@ LOOK_AGAIN = 10.0
 """Seconds after which nginx's configuration is looked at again where it lacked something."""
 
 RENDER_IN_THREAD = 200
+IDLE_GATHER = 0.005
+"""Seconds for which news are gathered that have changed nothing so far, as when a new instance is not checked yet."""
 
 
 @dataclass(slots=True)
@@ -141,12 +143,14 @@ class Resolving:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                for service in self._services:
-                    self._publish(service)
-                await asyncio.sleep(self._config.apply.gather)
+                told = [self._publish(service) for service in self._services]
+                gather = self._config.apply.gather
+                # what changed nothing was no change, and does not make the next one wait
+                await asyncio.sleep(gather if any(told) else min(gather, IDLE_GATHER))
 
-    def _publish(self, service: _Service) -> None:
-        """Tell nginx what is decided now. Nothing is rendered or written first: nginx waits for the answer."""
+    def _publish(self, service: _Service) -> bool:
+        """Tell nginx what is decided now; False where it was told. Nothing is rendered or written first, for nginx
+        waits for the answer."""
         decision = self._decide(service.settings, service.serving)
         self._say(service, decision.alarms)
         if service.alarm is not None:
@@ -156,10 +160,10 @@ class Resolving:
             wait = decision.again_at - self._clock()
             service.alarm = asyncio.get_running_loop().call_later(wait, self._changed.set)
         if decision.upstream is None:
-            return
+            return False
         draining = tuple(each.instance.endpoint for each in decision.members if each.state is State.DRAINING)
         if (decision.upstream, draining) == (service.upstream, service.draining):
-            return
+            return False
         service.upstream, service.draining = decision.upstream, draining
         service.published_at = self._clock()
         try:
@@ -168,6 +172,7 @@ class Resolving:
         except ApplyError as error:
             service.refusal = str(error)
         service.published.set()
+        return True
 
     async def _prove(self, service: _Service) -> None:
         """Write down each published set and learn whether nginx has fetched it; only the latest matters."""
