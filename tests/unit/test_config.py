@@ -247,3 +247,20 @@ def test_passive_evidence_quickens_the_second_look() -> None:
 def test_passive_settings_that_cannot_work_are_refused(content: str, expected: str) -> None:
     """An address open to other machines, an ejection without reports and a wrong mode are each one sentence."""
     assert problems(FILE_SOURCE + content) == [expected]
+
+
+def test_what_dns_does_not_allow_is_refused_where_a_service_is_resolved() -> None:
+    """Sockets that cannot be asked or told, names that DNS has not or does not tell apart, a block that is not ours."""
+    source = 'route = "resolve"\n[services.{name}.file]\npaths = ["/x"]\n'
+    two = "".join(
+        f'[services.{name}]\noutput = "/etc/nginx/{name}.conf"\n{source.format(name=name)}' for name in ("app", "App")
+    )
+    assert [each.partition(":")[0] for each in problems(two)] == ["services.App"]
+    sockets = '[resolver]\nlisten = "unix:/run/r.sock"\n[unavailable]\nlisten = "unix:/run/u.sock"\n'
+    block = f'[services.app]\nlayout = "upstream"\n{source.format(name="app")}'
+    assert [each.partition(" ")[0] for each in problems(sockets + block)] == [
+        "resolver.listen",
+        "unavailable.listen",
+        "services.app.layout",
+    ]
+    assert problems(f'[services."a..b"]\n{source.format(name=chr(34) + "a..b" + chr(34))}')
