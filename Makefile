@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 ARGS   ?=
+# Test files that run at a time. Most tests wait for something, so two cores carry three.
+JOBS   ?= 3
 IMAGE  ?= upstreamd:local
 BENCH  ?= *
 
@@ -26,7 +28,7 @@ demo: environment
 test: check pytest
 
 pytest: environment-dev
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 check: environment-dev
 	.venv/bin/python -m ruff format --check .

@@ -6,12 +6,13 @@ import contextlib
 import http.client
 import json
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.real.nginx_harness import free_port
 
 ROOT_TOKEN = "b1gs33cr3t-0000-0000-0000-000000000000"  # noqa: S105 - of an agent that lives for one test
 _PATIENCE = 60.0
@@ -149,8 +150,7 @@ def consul_cluster(binary: str, directory: Path) -> Iterator[list[Agent]]:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for opened in sockets:
-            opened.bind(("127.0.0.1", 0))
-        return [int(opened.getsockname()[1]) for opened in sockets]
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return list(found)

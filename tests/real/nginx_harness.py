@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import http.server
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,10 +26,12 @@ DEADLINE = 20.0
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that was free a moment ago, below those that the kernel gives to outgoing connections."""
+    while True:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(holds: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
