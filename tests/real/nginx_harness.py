@@ -225,6 +225,10 @@ http {{
         """Pids of the workers that take new requests."""
         return {pid for pid in children(self.master) if title(pid) == "nginx: worker process"}
 
+    def draining(self) -> set[int]:
+        """Pids of the workers that finish their requests and take no new ones."""
+        return {pid for pid in children(self.master) if title(pid) == "nginx: worker process is shutting down"}
+
     def get(self, path: str = "/") -> tuple[int, str]:
         """One request on a connection of its own: status and body."""
         return get(self.port, path)

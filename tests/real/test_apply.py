@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.apply_harness import Stage, changed, stage
-from tests.real.nginx_harness import DEADLINE, free_port, wait_until
+from tests.real.nginx_harness import free_port, wait_until
 from upstreamd.config import ApplySettings
 from upstreamd.model import OutcomeKind
 
@@ -372,10 +372,9 @@ async def test_old_workers_with_long_requests_hold_back_all_but_urgent_changes(
                 connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
                 held.append((connection, silent.accept()))  # nginx has passed the request on and waits
                 assert (await scene.apply(app)).kind is APPLIED
-            async with asyncio.timeout(DEADLINE):
-                while (view := await scene.transaction.inspect()).draining != len(held):
-                    await asyncio.sleep(0.01)  # an idle old worker is still ending
-            assert view.workers == 2
+            await asyncio.to_thread(wait_until, lambda: len(scene.nginx.draining()) == len(held), "idle workers to end")
+            view = await scene.transaction.inspect()
+            assert (view.workers, view.draining) == (2, 2)
             outcome = await scene.apply(scene.two)
             assert outcome.kind is FAILED
             assert "too many workers are shutting down: 2, more than apply.max_draining_workers = 1" in outcome.detail
