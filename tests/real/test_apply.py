@@ -335,7 +335,7 @@ async def test_several_documents_are_one_reload(each_nginx_binary: str, tmp_path
 
 async def test_reloads_of_another_hand_do_not_deceive_us(scene: Stage) -> None:
     """Someone else sends SIGHUP at any moment; still, when we say applied, no request meets the old set."""
-    chance = random.Random(11)  # noqa: S311 - the same moments in every run
+    chance = random.Random(11)
     done = asyncio.Event()
 
     async def another_hand() -> None:
@@ -419,7 +419,7 @@ async def test_inspect_tells_the_running_nginx_from_none(scene: Stage) -> None:
 
 async def test_a_cancelled_apply_leaves_no_shadow_and_a_file_that_nginx_takes(scene: Stage) -> None:
     """Cancelled at any moment, an apply leaves nothing of its own behind, nginx serves on, and the next apply works."""
-    chance = random.Random(3)  # noqa: S311 - the same moments in every run
+    chance = random.Random(3)
     for app in (scene.two, scene.one) * 4:
         task = asyncio.ensure_future(scene.apply(app))
         await asyncio.sleep(chance.uniform(0, 0.15))
