@@ -234,7 +234,7 @@ async def test_a_lost_leader_is_a_failure(consul_binary: str, tmp_path: Path) ->
     """A server that has lost its leader cannot answer: the set is held until there is a leader again."""
     with consul_cluster(consul_binary, tmp_path) as servers:
         await register(servers[0], "one", "10.0.0.1")
-        async with source(servers[0]) as seen:
+        async with source(servers[0], wait=2.0) as seen:  # a leader that is alone ends no blocking query early
             await known(seen)
             servers[1].kill()
             servers[2].kill()
