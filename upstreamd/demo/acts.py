@@ -17,6 +17,7 @@ from upstreamd.model import Clock, Marker
 ACT_DEADLINE = 30.0
 """Seconds an act may take; a good one needs a few."""
 _POLL = 0.02
+_BETWEEN_QUESTIONS = 1.2
 _UNATTENDED = 100  # requests that nginx serves while no sidecar lives
 _SERVER = re.compile(r"^\s*server (\S+:\d+)\b(?!.*\bdown\b)", re.MULTILINE)
 _OLD, _NEW = "blue", "green"
@@ -74,6 +75,11 @@ class Scene:
                 return
             await asyncio.sleep(_POLL)
 
+    async def quiet(self) -> None:
+        """Lets the second pass in which nginx's resolver asks nobody, so that single changes are shown."""
+        if self.stage.route.resolves:
+            await asyncio.sleep(_BETWEEN_QUESTIONS)
+
     async def serves_all(self) -> None:
         """Returns once nginx is confirmed to serve exactly the instances the target file names."""
         names = frozenset(self.stage.targets.names)
@@ -125,6 +131,7 @@ async def start(scene: Scene) -> None:
 async def turn_sick(scene: Scene) -> None:
     """One instance says it is unhealthy; it leaves although it would still serve."""
     name = scene.stage.targets.names[0]
+    await scene.quiet()
     begun = scene.clock()
     await scene.stage.ask_app(name, "/break")
     took = max(0.0, await scene.left(name) - begun)
@@ -135,6 +142,7 @@ async def turn_sick(scene: Scene) -> None:
 async def heal(scene: Scene) -> None:
     """It says it is healthy again and returns."""
     target = scene.stage.targets[scene.stage.targets.names[0]]
+    await scene.quiet()
     begun = scene.clock()
     await scene.stage.ask_app(target.name, "/heal")
     took = await scene.answered(target) - begun
@@ -145,6 +153,7 @@ async def heal(scene: Scene) -> None:
 async def add(scene: Scene) -> None:
     """A fourth instance is named in the target file."""
     target = await scene.stage.new_app(_OLD)
+    await scene.quiet()
     begun = scene.clock()
     scene.stage.targets.put(target)
     took = await scene.answered(target) - begun
@@ -166,10 +175,12 @@ async def roll(scene: Scene) -> None:
 async def _renew(scene: Scene, name: str) -> tuple[float, float]:
     """Drain, restart, wait until it serves; seconds to its last request and, once it was up, to its first."""
     await scene.serves_all()
+    await scene.quiet()
     drained = scene.clock()
     scene.stage.targets.drain(name)
     left = max(0.0, await scene.left(name) - drained)
     target = await scene.stage.restart_app(name, _NEW)
+    await scene.quiet()
     up = scene.clock()
     scene.stage.targets.put(target)
     back = await scene.answered(target) - up
@@ -196,6 +207,7 @@ async def lose_sidecar(scene: Scene) -> None:
 
 
 async def _remove(scene: Scene, name: str) -> None:
+    await scene.quiet()
     begun = scene.clock()
     scene.stage.targets.remove(name)
     took = max(0.0, await scene.left(name) - begun)
