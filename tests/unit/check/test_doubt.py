@@ -132,8 +132,8 @@ async def test_a_doubt_during_a_probe_is_looked_into_after_it() -> None:
     def slowly(peer: Peer) -> None:
         peer.read_request()
         time.sleep(0.1)
+        server.script = resetting  # before the answer, which may bring the next probe at once
         peer.send(http_answer())
-        server.script = resetting
 
     with scripted(WELL) as server:
         async with checking(SLOW, at(server)) as record:
