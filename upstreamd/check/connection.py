@@ -82,9 +82,12 @@ class Connection:
         self.progress = "the connection was not accepted"
 
     def send(self, data: bytes) -> None:
-        """Sends `data`, in the background where the socket takes only part of it. Raises OSError."""
+        """Sends `data`, in the background where the socket takes only part of it. Raises OSError.
+
+        Also where an earlier request is still being sent: its answer came too soon, and nothing can follow it.
+        """
         connected = self._socket
-        if connected is None:
+        if connected is None or self._unsent:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         try:
             sent = connected.send(data)

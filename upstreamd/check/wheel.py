@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import resource
+import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -61,7 +62,8 @@ class Wheel:
     def set_keep_limit(self) -> None:
         """Sets how many connections may be kept within the descriptors we may have now."""
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.readiness.keep_limit = max(0, descriptors - RESERVED - self._max_in_flight)
+        unlimited = descriptors == resource.RLIM_INFINITY
+        self.readiness.keep_limit = sys.maxsize if unlimited else max(0, descriptors - RESERVED - self._max_in_flight)
 
     def queue(self, watched: Watched) -> None:
         """Has `watched` probed as soon as there is room; the wheel has to be woken where it does not turn already."""

@@ -194,3 +194,35 @@ async def test_a_silent_endpoint_times_out_with_what_was_seen() -> None:
             assert result.reason.startswith("timed out after 0.15s: ")
             assert expected in result.reason
             assert 0.1 < result.duration < 2
+
+
+LARGE = (("X-Large", "y" * 8_000_000),)
+"""A header that no socket takes at once."""
+
+
+async def test_a_request_that_the_socket_cannot_take_at_once_is_sent_whole() -> None:
+    """The rest of a large request goes out as the endpoint reads, and the answer comes after it."""
+
+    def script(peer: Any) -> None:
+        time.sleep(0.05)
+        answering(http_answer())(peer)
+
+    with scripted(script) as server:
+        result = await first_result(quick(headers=LARGE), at(server))
+        assert result.ok, result.reason
+        assert len(server.requests[0]) > len(LARGE[0][1])
+
+
+async def test_an_answer_before_the_whole_request_spoils_the_connection() -> None:
+    """A connection on which a request is still under way carries no second one; the next probe has a fresh one."""
+
+    def script(peer: Any) -> None:
+        peer.send(http_answer())
+        time.sleep(0.5)
+        peer.wait_until_gone()
+
+    with scripted(script) as server:
+        async with checking(quick(headers=LARGE), at(server)) as record:
+            await until(lambda: len(record.results) >= 3)
+            assert {result.ok for result in record.results} == {True}
+            assert server.connections >= 3
