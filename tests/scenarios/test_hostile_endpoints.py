@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import resource
 import time
 import zlib
@@ -23,7 +24,7 @@ from upstreamd.config import HealthSettings
 from upstreamd.model import Endpoint, ProbeResult, Status
 
 TIMEOUT = 0.5
-CHECK = HealthSettings(interval=0.1, timeout=TIMEOUT, rise=1, fall=1)
+CHECK = HealthSettings(interval=0.1, timeout=TIMEOUT, rise=1, fall=2)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 GZIP = zlib.compress(b"\0" * 20_000_000, wbits=31)
@@ -199,7 +200,7 @@ async def test_all_of_them_at_once_delay_nobody() -> None:
         servers = [stack.enter_context(scripted(script)) for script, _ in HOSTILE.values()]
         neighbours = stack.enter_context(crowd(20))
         before = memory()
-        services = HealthSettings(interval=0.5, timeout=TIMEOUT, rise=1, fall=1)
+        services = HealthSettings(interval=0.5, timeout=TIMEOUT, rise=1, fall=2)
         async with checking(services, *map(at, servers), *of(neighbours)) as record:
             await until(lambda: all(Status.UNHEALTHY in record.statuses(at(server)) for server in servers), 30)
             begun = time.monotonic()
@@ -255,7 +256,7 @@ async def test_a_healthy_endpoint_that_turns_hostile_leaves() -> None:
         peer.pour(http_answer() * 50)
 
     with scripted(script) as server:
-        async with checking(CHECK, at(server)) as record:
+        async with checking(dataclasses.replace(CHECK, fall=1), at(server)) as record:
             await until(lambda: Status.UNHEALTHY in record.statuses(at(server)))
             assert record.statuses(at(server)) == [Status.HEALTHY, Status.UNHEALTHY]
 
