@@ -71,14 +71,14 @@ class Entry:
         self._backoff = Backoff()
 
     def difference(self) -> str:
-        """What nginx will serve more and less, compared with what it is known to serve, for the log."""
+        """What nginx will serve more and less, compared with what it is known to serve; empty where that is the same."""
         wanted = {server.endpoint for server in self.upstream.servers} if self.upstream is not None else set()
         served = {server.endpoint for server in self.serving.servers} if self.serving is not None else set()
         changes = [f"+{endpoint}" for endpoint in sorted(wanted - served)]
         changes += [f"-{endpoint}" for endpoint in sorted(served - wanted)]
         if len(changes) > NAMED:
             changes = [*changes[:NAMED], f"and {len(changes) - NAMED} more"]
-        return f"{self.name} {len(wanted)} ({' '.join(changes) or 'the same'})"
+        return f"{self.name} {len(wanted)} ({' '.join(changes)})" if changes else ""
 
     def loses(self, decision: Decision) -> bool:
         """Whether an instance that nginx serves must leave it."""

@@ -278,7 +278,7 @@ class Reconciler:
         now = self._clock()
         self._outcome = outcome
         self._applied(outcome)
-        changes = ", ".join(entry.difference() for entry in due)
+        changes = ", ".join(filter(None, (entry.difference() for entry in due))) or "the same servers"
         for entry in due:
             entry.conclude(outcome, now, self._unavailable)
         if outcome.kind is not OutcomeKind.UNCHANGED:
