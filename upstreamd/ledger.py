@@ -71,7 +71,7 @@ class Entry:
         self._backoff = Backoff()
 
     def difference(self) -> str:
-        """What nginx will serve more and less, compared with what it is known to serve; empty where that is the same."""
+        """What nginx will serve more and less than it is known to serve, for the log; empty where that is the same."""
         wanted = {server.endpoint for server in self.upstream.servers} if self.upstream is not None else set()
         served = {server.endpoint for server in self.serving.servers} if self.serving is not None else set()
         changes = [f"+{endpoint}" for endpoint in sorted(wanted - served)]
