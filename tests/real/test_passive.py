@@ -211,7 +211,8 @@ async def test_a_share_of_the_good_requests_stands_for_all(
             await until(lambda: heard.requests("refuse") == 50)
             assert heard.failures("refuse") == {"connection": 50}
             assert 300 <= heard.requests("good") <= 1900  # 950, and five standard deviations of the sampling
-            assert heard.requests("good") % 20 == 0
+            failed = sum(heard.failures("good").values())  # on a machine too busy; each stands for itself
+            assert (heard.requests("good") - failed) % 20 == 0
 
 
 async def test_reports_over_udp(nginx_binary: str, tmp_path: Path, back_ends: dict[str, Endpoint]) -> None:
