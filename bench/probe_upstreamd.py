@@ -12,8 +12,9 @@ import uvloop
 
 from upstreamd.check import Checker
 from upstreamd.config import HealthSettings
-from upstreamd.model import Endpoint, Picture
+from upstreamd.model import Endpoint
 from upstreamd.observe.metrics import Metrics
+from upstreamd.picture import Picture
 
 
 async def main(given: dict[str, object]) -> None:

@@ -20,10 +20,11 @@ from upstreamd.check import Checker, Evidence, PassiveListener
 from upstreamd.config import ApplySettings, Config, NginxSettings, ServiceSettings, load
 from upstreamd.discover import Discoverer, admitted, build, follow
 from upstreamd.errors import ConfigError, UpstreamdError
-from upstreamd.model import Endpoint, Instance, Picture, Reported
+from upstreamd.model import Endpoint, Instance
 from upstreamd.observe.http import AdminServer
 from upstreamd.observe.log import configure
 from upstreamd.observe.metrics import Metrics
+from upstreamd.picture import Picture, Reported
 from upstreamd.reconcile import Reconciler
 from upstreamd.resolving import Resolving
 from upstreamd.state import Saved, StateFile, marker_on_disk

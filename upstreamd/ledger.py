@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from upstreamd.config import ServiceSettings
-from upstreamd.model import Decision, Document, Endpoint, Outcome, OutcomeKind, ServiceView, Upstream
+from upstreamd.model import Decision, Document, Endpoint, Outcome, OutcomeKind, Upstream
 from upstreamd.pace import Backoff
+from upstreamd.picture import ServiceView
 
 NAMED = 12
 """Endpoints that one log line names."""

@@ -19,12 +19,12 @@ from upstreamd.model import (
     NginxView,
     Outcome,
     OutcomeKind,
-    Picture,
     Snapshot,
     Status,
     Upstream,
 )
 from upstreamd.pace import Pace
+from upstreamd.picture import Picture
 from upstreamd.render import document
 from upstreamd.resolving import Resolving
 from upstreamd.situation import Situation

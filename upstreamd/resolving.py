@@ -11,17 +11,8 @@ from dataclasses import dataclass, field
 from upstreamd.apply import Choice, ResolveRoute
 from upstreamd.config import Config, ServiceSettings
 from upstreamd.errors import ApplyError, RenderError
-from upstreamd.model import (
-    Clock,
-    Decision,
-    Document,
-    Endpoint,
-    Outcome,
-    OutcomeKind,
-    ServiceView,
-    State,
-    Upstream,
-)
+from upstreamd.model import Clock, Decision, Document, Endpoint, Outcome, OutcomeKind, State, Upstream
+from upstreamd.picture import ServiceView
 from upstreamd.render import document
 from upstreamd.state import marker_on_disk
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from upstreamd.model import Picture, State
+from upstreamd.model import State
+from upstreamd.picture import Picture
 
 
 def gauges(picture: Picture, offset: float, max_instances: int) -> Iterator[Metric]:

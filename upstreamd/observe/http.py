@@ -14,12 +14,13 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from upstreamd.config import AdminSettings, Listen
-from upstreamd.model import Clock, Endpoint, Picture
+from upstreamd.model import Clock, Endpoint
 from upstreamd.observe.answer import answer, encode, problem
 from upstreamd.observe.door import Doorkeeper, refusal
 from upstreamd.observe.listening import Bound, bind, unbind
 from upstreamd.observe.metrics import Metrics
 from upstreamd.observe.status import instance_document, status_document
+from upstreamd.picture import Picture
 
 log = logging.getLogger(__name__)
 

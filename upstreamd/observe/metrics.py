@@ -12,9 +12,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from upstreamd import __version__
-from upstreamd.model import Clock, Outcome, OutcomeKind, Picture, ProbeResult, Reported
+from upstreamd.model import Clock, Outcome, OutcomeKind, ProbeResult
 from upstreamd.observe.gauges import gauges
 from upstreamd.observe.passive import passive
+from upstreamd.picture import Picture, Reported
 
 PROBE_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 APPLY_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

@@ -7,7 +7,7 @@ from itertools import islice
 
 from prometheus_client.core import CounterMetricFamily, Metric, SummaryMetricFamily
 
-from upstreamd.model import Reported
+from upstreamd.picture import Reported
 
 
 def passive(reported: Reported, max_instances: int) -> Iterator[Metric]:

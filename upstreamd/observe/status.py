@@ -6,17 +6,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from upstreamd import __version__
-from upstreamd.model import (
-    Clock,
-    Endpoint,
-    Member,
-    NginxView,
-    Outcome,
-    Picture,
-    ProbeResult,
-    ServiceView,
-    SourceState,
-)
+from upstreamd.model import Clock, Endpoint, Member, NginxView, Outcome, ProbeResult, SourceState
+from upstreamd.picture import Picture, ServiceView
 
 MAX_SKIPPED = 100
 

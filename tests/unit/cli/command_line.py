@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from tests.unit.observe.pictures import clock, wall
 from upstreamd.config import AdminSettings, Listen
-from upstreamd.model import Picture
 from upstreamd.observe.http import AdminServer
 from upstreamd.observe.metrics import Metrics
+from upstreamd.picture import Picture
 
 ROOT = Path(__file__).parents[3]
 ANYWHERE = Listen("127.0.0.1", 0)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.cli.command_line import Run, sidecar, write_configuration
 from upstreamd import __version__
-from upstreamd.model import Picture
+from upstreamd.picture import Picture
 
 COMMANDS = ("run", "demo", "check-config", "plan", "status")
 

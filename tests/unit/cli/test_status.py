@@ -20,8 +20,9 @@ from tests.unit.cli.command_line import Run, environment, sidecar, write_configu
 from tests.unit.observe.pictures import DIGEST, clock, member, picture, wall
 from upstreamd.cli.ask import UnreachableError, ask
 from upstreamd.config import Listen
-from upstreamd.model import NginxView, Outcome, OutcomeKind, Picture, Skipped, State
+from upstreamd.model import NginxView, Outcome, OutcomeKind, Skipped, State
 from upstreamd.observe.status import status_document
+from upstreamd.picture import Picture
 
 HOSTILE = "evil \x1b[2J\x1b]0;owned\x07 [bold]x[/bold]\n10.0.0.9:3000  healthy"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from upstreamd.model import (
-    Decision,
-    Endpoint,
-    Instance,
-    Member,
-    NginxView,
-    Picture,
-    ProbeResult,
-    ServiceView,
-    Snapshot,
-    SourceState,
-    State,
-)
+from upstreamd.model import Decision, Endpoint, Instance, Member, NginxView, ProbeResult, Snapshot, SourceState, State
+from upstreamd.picture import Picture, ServiceView
 
 NOW = 10_000.0
 WALL = 1_800_000_000.0

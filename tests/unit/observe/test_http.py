@@ -19,9 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.observe.pictures import clock, member, picture, wall
 from upstreamd.config import AdminSettings, Listen
 from upstreamd.errors import UpstreamdError
-from upstreamd.model import Picture, State
+from upstreamd.model import State
 from upstreamd.observe.http import AdminServer
 from upstreamd.observe.metrics import Metrics
+from upstreamd.picture import Picture
 
 LOOPBACK = AdminSettings(listen=Listen("127.0.0.1", 0))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tests.unit.observe.pictures import clock, picture, wall
 from tests.unit.observe.test_metrics import scraped, value
-from upstreamd.model import Endpoint, Reported, Traffic
+from upstreamd.model import Endpoint
 from upstreamd.observe.metrics import Metrics
+from upstreamd.picture import Reported, Traffic
 
 
 def series(reported: Reported | None, max_instances: int = 100) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

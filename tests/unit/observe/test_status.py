@@ -4,17 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from tests.unit.observe.pictures import DIGEST, NOW, clock, member, picture, wall
-from upstreamd.model import (
-    Endpoint,
-    Outcome,
-    OutcomeKind,
-    Picture,
-    ProbeResult,
-    Skipped,
-    SourceState,
-    State,
-)
+from upstreamd.model import Endpoint, Outcome, OutcomeKind, ProbeResult, Skipped, SourceState, State
 from upstreamd.observe.status import instance_document, status_document
+from upstreamd.picture import Picture
 
 
 def status(seen: Picture) -> Any:

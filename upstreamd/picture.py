@@ -1,0 +1,62 @@
+"""The picture of everything for those who only look, and never steer. Standard library and the core types only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from upstreamd.model import Decision, Endpoint, NginxView, Outcome, ProbeResult, SourceState
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What nginx reported of the requests it sent to one endpoint, since we listen.
+
+    `requests` is estimated where nginx reports only a share of the good ones. `failures` counts by kind: those that
+    got no answer (`connection`, `timeout`) and those the application itself answered with 5xx (`error`). `answered`
+    got an answer, after `seconds` in all.
+    """
+
+    requests: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    answered: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Everything nginx reported: by service and endpoint, and the `lines` it took, by what became of them."""
+
+    traffic: Mapping[tuple[str, Endpoint], Traffic] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """A service as decided and as confirmed: `generation` and `digest` are of what nginx is known to serve
+    (0 and empty before the first confirmation); `applied_at` is monotonic. `kept` are endpoints that nginx
+    is known to serve although no source names them any more."""
+
+    decision: Decision
+    generation: int = 0
+    digest: str = ""
+    applied_at: float | None = None
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One immutable picture of everything, for those who only look (`observe`).
+
+    `ready` tells whether a configuration is confirmed; `reason` is a sentence where it is not. `pending` tells
+    whether a decided change waits to be applied.
+    """
+
+    services: Mapping[str, ServiceView] = field(default_factory=dict)
+    sources: Mapping[str, SourceState] = field(default_factory=dict)
+    probes: Mapping[tuple[str, Endpoint], ProbeResult] = field(default_factory=dict)
+    nginx: NginxView = field(default_factory=NginxView)
+    outcome: Outcome | None = None
+    ready: bool = False
+    reason: str = "no configuration has been applied yet"
+    pending: bool = False
