@@ -113,10 +113,13 @@ class Connection:
         if connecting is None:
             return
         failure = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        peer = _peer_of(connecting)
+        if not failure and peer is None:
+            return  # woken without cause
+        if not failure and peer == connecting.getsockname():
+            failure = errno.ECONNREFUSED  # a free local port that happened to be ours: we met ourselves (RFC 9293, 3.5)
         if failure:
             self._owner.failed(OSError(failure, os.strerror(failure)))
-        elif not _is_connected(connecting):
-            return  # woken without cause
         elif self._tls is None:
             self._established(connecting)
         else:
@@ -176,9 +179,9 @@ def _holds_more(secured: socket.socket) -> bool:
     return isinstance(secured, ssl.SSLSocket) and secured.pending() > 0
 
 
-def _is_connected(connecting: socket.socket) -> bool:
+def _peer_of(connecting: socket.socket) -> object:
+    """The address at the other end; None while there is none."""
     try:
-        connecting.getpeername()
+        return connecting.getpeername()
     except OSError:
-        return False
-    return True
+        return None
