@@ -217,6 +217,25 @@ def test_passive_evidence_is_off_until_it_is_given_an_address() -> None:
     assert (config.services[0].passive.eject, config.services[0].passive.base) == (True, 10)
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("", 3),
+        ('fail_timeout = "10s"\n', 10),
+        ('health = { fall = 2, timeout = "400ms" }\n', 1),
+        ("health = { fall = 50 }\n", 10),
+    ],
+)
+def test_passive_evidence_shortens_nginx_own_ban(settings: str, expected: float) -> None:
+    """With passive evidence on, nginx's ban lasts until the probes have judged, unless fail_timeout is set."""
+    listen = '[passive]\nlisten = "127.0.0.1:5140"\n'
+    service = "[services.app]\n" + settings
+    assert parse(service + FILE_SOURCE + listen).services[0].fail_timeout == expected
+    given = {"UPSTREAMD__SERVICES__APP__FAIL_TIMEOUT": "7s"}
+    assert parse(service + FILE_SOURCE + listen, given).services[0].fail_timeout == 7
+    assert parse(FILE_SOURCE).services[0].fail_timeout == 10
+
+
 def test_passive_evidence_quickens_the_second_look() -> None:
     """With passive evidence on, a changing state is looked at four times an interval, unless fast_interval is set."""
     listen = '[passive]\nlisten = "127.0.0.1:5140"\n'

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from upstreamd.config.evidence import with_evidence
 from upstreamd.config.values import Config, HealthSettings, ServiceSettings
 from upstreamd.errors import ConfigError, Problem
 
@@ -55,28 +56,15 @@ def parse(content: str, environ: Mapping[str, str] | None = None, *, source: str
     for name, value in (environ or {}).items():
         if name.startswith(ENVIRONMENT_PREFIX):
             _override(table, name, value, problems, origins)
-    services = _services(table.pop("services", {}), problems)
+    declared = table.pop("services", {})
+    services = _services(declared, problems)
     config = _section(Config, table, "", problems, source=source, services=services)
     if not problems and config is not None:
         _agree(config, problems)
     if problems or config is None:
         raise ConfigError(tuple(_with_origin(problem, origins) for problem in problems))
-    return config if config.passive.listen is None else _quickened(config)
-
-
-def _quickened(config: Config) -> Config:
-    """With passive evidence on, a state that may be changing is looked at four times an interval, unless the operator
-    says otherwise: nginx cannot see a hang before its own time-out, so the second look must not wait."""
-    services = tuple(
-        dataclasses.replace(
-            service,
-            health=dataclasses.replace(
-                service.health, fast_interval=service.health.fast_interval or service.health.interval / 4
-            ),
-        )
-        for service in config.services
-    )
-    return dataclasses.replace(config, services=services)
+    own_fail_timeout = {name for name, content in declared.items() if "fail_timeout" in content}
+    return with_evidence(config, own_fail_timeout) if config.passive.listen is not None else config
 
 
 def _override(
