@@ -6,7 +6,7 @@ answers() { docker version --format 'engine {{.Server.Version}}' 2>/dev/null; }
 
 if ! answers; then
     # An engine that was killed leaves its pid files, and refuses to start where another process has such a pid by now.
-    pgrep -x dockerd >/dev/null || rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
+    pgrep -x -r D,R,S dockerd >/dev/null || rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
     log=$UPSTREAMD_CI_SCRATCH/dockerd.log
     dockerd > "$log" 2>&1 &
     pid=$!
