@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -43,8 +44,18 @@ def run(path: Path) -> int:
     """
     config = load(path)
     configure(config.log)
+    _use_every_descriptor()
     uvloop.run(Daemon(path, config).run())
     return 0
+
+
+def _use_every_descriptor() -> None:
+    """Raise the soft limit of open files to the hard one: every endpoint keeps a connection (getrlimit(2))."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.info("the limit of open files stays at %d: %s", soft, error)
 
 
 class Daemon:
