@@ -3,16 +3,12 @@
 from upstreamd.config.doubts import doubts
 from upstreamd.config.kinds import Listen, Network, seconds
 from upstreamd.config.read import load, parse
+from upstreamd.config.sources import ConsulAgent, ConsulSource, DockerEngine, DockerSource, FileSource
 from upstreamd.config.values import (
     AdminSettings,
     ApplySettings,
     Config,
-    ConsulAgent,
-    ConsulSource,
-    DockerEngine,
-    DockerSource,
     EjectionSettings,
-    FileSource,
     HealthSettings,
     LogSettings,
     NginxSettings,

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from upstreamd.config.kinds import (
     Listen,
     Network,
-    Reader,
     choice,
     duration,
     flag,
@@ -25,18 +23,16 @@ from upstreamd.config.kinds import (
     texts,
     whole_seconds,
 )
+from upstreamd.config.setting import PATH, setting
+from upstreamd.config.sources import ConsulAgent, ConsulSource, DockerEngine, DockerSource, FileSource, Source
 
-_PATH = ("/.*", "an absolute path")
+SOURCE_KINDS = ("consul", "docker", "file")
+"""The sections of a service that name a source; each is a field of `ServiceSettings`."""
+
 _ZONE = (
     r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?){0,3}",
     "a domain name in lower case",
 )
-_NAME = (r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", "a name of letters, digits, '_', '-' and '.', at most 63 long")
-
-
-def setting(default: object, read: Reader) -> Any:  # noqa: ANN401 - dataclass fields are typed by their annotation
-    """A key with its default (as TOML would give it) and its reader."""
-    return dataclasses.field(default=read(default), metadata={"read": read, "default": default})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +40,10 @@ class NginxSettings:
     """The nginx beside us. `confirm_timeout` in seconds."""
 
     binary: str = setting("nginx", text(empty=False))
-    config: str = setting("/etc/nginx/nginx.conf", text(*_PATH, empty=False))
-    prefix: str = setting("", text(*_PATH))
-    pid_file: str = setting("/run/nginx.pid", text(*_PATH, empty=False))
-    error_log: str = setting("", text(*_PATH))
+    config: str = setting("/etc/nginx/nginx.conf", text(*PATH, empty=False))
+    prefix: str = setting("", text(*PATH))
+    pid_file: str = setting("/run/nginx.pid", text(*PATH, empty=False))
+    error_log: str = setting("", text(*PATH))
     validate: bool = setting(True, flag)
     test_timeout: float = setting("10s", duration(0.1, 300))
     confirm_timeout: float = setting("10s", duration(0.1, 300))
@@ -68,7 +64,7 @@ class AdminSettings:
     """The admin server. `hosts` are names it may be addressed by, beside localhost and every IP address."""
 
     listen: Listen = setting("127.0.0.1:9145", listen)
-    token_file: str = setting("", text(*_PATH))
+    token_file: str = setting("", text(*PATH))
     hosts: tuple[str, ...] = setting([], texts)
 
 
@@ -101,7 +97,7 @@ class ResolverSettings:
 class StateSettings:
     """Where the last good snapshot lives; empty keeps nothing over a restart."""
 
-    dir: str = setting("/var/lib/upstreamd", text(*_PATH))
+    dir: str = setting("/var/lib/upstreamd", text(*PATH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,48 +106,6 @@ class LogSettings:
 
     format: str = setting("text", choice("text", "json"))
     level: str = setting("info", choice("debug", "info", "warning", "error"))
-
-
-@dataclass(frozen=True, slots=True)
-class ConsulAgent:
-    """The Consul agent; empty values fall back on CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN(_FILE)."""
-
-    address: str = setting("", text(r"https?://[^\s/@]+|unix:///.+", 'like "http://127.0.0.1:8500"'))
-    token_file: str = setting("", text(*_PATH))
-    datacenter: str = setting("", text(*_NAME))
-    ca_file: str = setting("", text(*_PATH))
-    wait: float = setting("60s", duration(1, 600))
-
-
-@dataclass(frozen=True, slots=True)
-class DockerEngine:
-    """The Docker engine; empty `host` falls back on DOCKER_HOST, then the standard socket."""
-
-    host: str = setting("", text(r"unix:///.+|(tcp|http|https)://[^\s/@]+", 'like "unix:///var/run/docker.sock"'))
-    resync: float = setting("30s", duration(0.2, 3600))
-
-
-@dataclass(frozen=True, slots=True)
-class ConsulSource:
-    """A Consul service that feeds one of ours."""
-
-    service: str = setting("", text(r"[^/?#\s]{1,128}", "a Consul service name"))
-    tags: tuple[str, ...] = setting([], texts)
-    passing_only: bool = setting(True, flag)
-
-
-@dataclass(frozen=True, slots=True)
-class DockerSource:
-    """Containers labelled `upstreamd.service=NAME`."""
-
-    network: str = setting("", text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a Docker network name"))
-
-
-@dataclass(frozen=True, slots=True)
-class FileSource:
-    """Prometheus file_sd files, JSON or YAML."""
-
-    paths: tuple[str, ...] = setting([], texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +129,11 @@ class HealthSettings:
     )
     expect_json: tuple[tuple[str, object], ...] = setting({"status": "healthy"}, json_expectation)
     headers: tuple[tuple[str, str], ...] = setting({}, headers)
-    ca_file: str = setting("", text(*_PATH))
+    ca_file: str = setting("", text(*PATH))
     verify: bool = setting(True, flag)
     server_name: str = setting("", text(r"[A-Za-z0-9.-]+", "a host name"))
-    client_certificate: str = setting("", text(*_PATH))
-    client_key: str = setting("", text(*_PATH))
+    client_certificate: str = setting("", text(*PATH))
+    client_key: str = setting("", text(*PATH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +155,7 @@ class ServiceSettings:
     """
 
     name: str
-    output: str = setting("/etc/nginx/upstream.conf", text(*_PATH, empty=False))
+    output: str = setting("/etc/nginx/upstream.conf", text(*PATH, empty=False))
     layout: str = setting("servers", choice("servers", "upstream"))
     method: str = setting(
         "least_conn",
@@ -225,6 +179,12 @@ class ServiceSettings:
     consul: ConsulSource | None = None
     docker: DockerSource | None = None
     file: FileSource | None = None
+
+    @property
+    def sources(self) -> tuple[tuple[str, Source], ...]:
+        """What feeds it, each with its kind."""
+        declared = [(kind, getattr(self, kind)) for kind in SOURCE_KINDS]
+        return tuple((kind, source) for kind, source in declared if source is not None)
 
 
 @dataclass(frozen=True, slots=True)

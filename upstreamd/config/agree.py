@@ -1,0 +1,76 @@
+"""Rules that concern several keys at once."""
+
+from __future__ import annotations
+
+import os
+
+from upstreamd.config.values import SOURCE_KINDS, Config, HealthSettings
+from upstreamd.errors import Problem
+
+
+def agree(config: Config, problems: list[Problem]) -> None:
+    """Rules that concern several keys at once."""
+    admin = config.admin
+    if not admin.listen.guarded and not admin.token_file:
+        reason = "is reachable from other machines: set admin.token_file, or listen on 127.0.0.1 or a unix socket"
+        problems.append(Problem("admin.listen", str(admin.listen), reason))
+    passive = config.passive.listen
+    if passive is not None and not passive.guarded:
+        reason = "takes reports from other machines: listen on a unix socket or on 127.0.0.1"
+        problems.append(Problem("passive.listen", str(passive), reason))
+    _on_resolver(config, problems)
+    if config.apply.gather > config.apply.max_gather:
+        reason = f"is longer than apply.max_gather ({config.apply.max_gather:g}s); shorten it or raise max_gather"
+        problems.append(Problem("apply.gather", f"{config.apply.gather:g}s", reason))
+    if not config.services:
+        problems.append(Problem("services", "", "none is declared; add [services.NAME] with a source"))
+    outputs: dict[str, str] = {}
+    for service in config.services:
+        path = f"services.{service.name}"
+        if not service.sources:
+            others = ", ".join(kind for kind in SOURCE_KINDS if kind != "consul")
+            problems.append(Problem(path, "", f"has no source; add [{path}.consul], or one of {others}"))
+        for kind, source in service.sources:
+            problems.extend(source.problems(f"{path}.{kind}"))
+        output = os.path.realpath(service.output)
+        if output in outputs:
+            reason = f"is also the output of services.{outputs[output]}; give each its own file"
+            problems.append(Problem(f"{path}.output", service.output, reason))
+        outputs[output] = service.name
+        if service.passive.eject and passive is None:
+            reason = 'needs nginx to report: set passive.listen, like "unix:/run/upstreamd/passive.sock"'
+            problems.append(Problem(f"{path}.passive.eject", "true", reason))
+        _on_health(service.health, f"{path}.health", problems)
+
+
+def _on_resolver(config: Config, problems: list[Problem]) -> None:
+    """What the names of DNS allow, where a service may be resolved."""
+    resolved = [service for service in config.services if service.route != "reload"]
+    listen = config.resolver.listen
+    if resolved and listen.socket:
+        reason = 'nginx asks an address and a port, not a unix socket; write it like "127.0.0.1:5300"'
+        problems.append(Problem("resolver.listen", str(listen), reason))
+    unavailable = config.unavailable.listen
+    if resolved and unavailable.socket:
+        reason = "an answer of DNS holds addresses, so the server of last resort needs one where a route is not reload"
+        problems.append(Problem("unavailable.listen", str(unavailable), reason))
+    names: dict[str, str] = {}
+    for service in resolved:
+        path, name = f"services.{service.name}", service.name.lower()
+        if not all(name.split(".")):
+            problems.append(Problem(path, "", "has an empty label, which DNS does not know; rename it or use reload"))
+        if name in names:
+            reason = f"differs from services.{names[name]} in case only, which DNS does not tell apart; rename one"
+            problems.append(Problem(path, "", reason))
+        names[name] = service.name
+        if service.route == "resolve" and service.layout != "servers":
+            reason = 'the upstream is yours (nginx/resolve.conf): set layout = "servers"'
+            problems.append(Problem(f"{path}.layout", service.layout, reason))
+
+
+def _on_health(health: HealthSettings, path: str, problems: list[Problem]) -> None:
+    if health.timeout > health.interval * 10:
+        reason = f"is more than ten times the interval ({health.interval:g}s); shorten it or lengthen the interval"
+        problems.append(Problem(f"{path}.timeout", f"{health.timeout:g}s", reason))
+    if bool(health.client_certificate) != bool(health.client_key):
+        problems.append(Problem(f"{path}.client_key", "", "a client certificate and its key go together"))
