@@ -48,3 +48,11 @@ class RenderError(UpstreamdError):
 
 class ApplyError(UpstreamdError):
     """A configuration could not be put in force; the message is for the operator."""
+
+
+class OrderError(UpstreamdError):
+    """An operator's order is not carried out. `kind`: unknown, refused or busy."""
+
+    def __init__(self, reason: str, *, kind: str = "refused") -> None:
+        self.kind = kind
+        super().__init__(reason)

@@ -1,0 +1,27 @@
+"""What an operator may order, as the admin server passes it on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from upstreamd.model import Endpoint
+
+
+class Orders(Protocol):
+    """Carries out what an operator orders. Each returns, at once, what the answer (202) says of the order; `by` tells
+    who ordered it, for the log and the history. Each raises OrderError: kind "unknown" for a service, instance, version
+    or generation that is not there (with the nearest match in its sentence), "refused" for what would do harm, "busy"
+    where another order on the same service is under way."""
+
+    def drain(self, service: str, endpoint: Endpoint, *, force: bool, by: str) -> Mapping[str, object]:
+        """Take an instance out of rotation, until `undrain`; the last one that serves only by `force`."""
+
+    def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
+        """Put an instance back."""
+
+    def switch(self, service: str, version: str, *, weight: int, min_healthy: int, by: str) -> Mapping[str, object]:
+        """Send `weight` percent of the requests to `version`, the rest to the version active so far."""
+
+    def rollback(self, service: str, *, generation: int | None, by: str) -> Mapping[str, object]:
+        """Go back to the version split that was in force in `generation`; None: to the one before the last switch."""
