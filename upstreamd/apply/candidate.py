@@ -1,7 +1,8 @@
 """The candidate: a shadow of the operator's configuration in which each output is replaced by its staged text.
 
 The shadow of the main file lies beside the real one, because nginx resolves relative names from there. Only the
-arguments that lead to an output are replaced, and `pid`, which `nginx -t` would open and create.
+arguments that lead to an output are replaced, and `pid`, which `nginx -t` would open and create: /dev/null in its place
+leaves nothing behind, also where a test outlives the upstreamd that began it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ class Candidate:
         self._names = {output.tested_as: output.document.path for output in outputs}
         self._written: list[str] = []
         self._found: set[str] = set()
-        self._pid = self._scratch.name(configuration.directory, "pid")
         self._pid_replaced = False
         self.path = ""
 
@@ -49,12 +49,12 @@ class Candidate:
         main = self._configuration.read_main()
         edits = self._edits(main, in_main=True, nesting=0)
         if not self._pid_replaced:
-            edits.insert(0, (0, 0, f"pid {quoted(self._pid)}; "))
+            edits.insert(0, (0, 0, f"pid {os.devnull}; "))
         self.path = self._write(main, edits)
 
     def remove(self) -> None:
         """Take the shadow files away."""
-        for path in (self._pid, *self._written):
+        for path in self._written:
             self._scratch.remove(path)
 
     def in_their_names(self, words: str) -> str:
@@ -73,7 +73,7 @@ class Candidate:
             if directive.name == "include" and len(directive.arguments) == 1:
                 edits += self._included(directive, in_main=in_main_context, nesting=nesting)
             elif directive.name == "pid" and in_main_context and len(directive.arguments) == 1:
-                edits.append((directive.arguments[0].start, directive.arguments[0].end, quoted(self._pid)))
+                edits.append((directive.arguments[0].start, directive.arguments[0].end, os.devnull))
                 self._pid_replaced = True
         return edits
 
