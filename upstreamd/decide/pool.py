@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from upstreamd.config import ServiceSettings
 from upstreamd.decide.claim import Claim
+from upstreamd.decide.degraded import reduced
 from upstreamd.decide.warmup import warmed
 from upstreamd.model import Decision, Ejection, Endpoint, Health, Member, Server, State, Status, Upstream
 
@@ -16,6 +17,7 @@ _STATES = {
     Status.CHECKING: State.CHECKING,
     Status.HEALTHY: State.HEALTHY,
     Status.UNHEALTHY: State.UNHEALTHY,
+    Status.DRAINING: State.DRAINING,
 }
 _UNKNOWN = Health()
 TOGETHER = 30.0
@@ -53,8 +55,11 @@ def decide(
     healthy = [claim for claim, state, _, _ in states if state is State.HEALTHY]
     settled = [claim for claim, state, _, _ in states if state in (State.HEALTHY, State.UNHEALTHY)]
     panic = bool(settled) and len(healthy) * 100 < settings.panic_threshold * len(settled)
-    chosen = settled if panic else healthy
+    willing = [] if healthy else _willing(claims, health, before)
+    chosen = [*settled, *willing] if panic else healthy or willing
     alarms = list(refused)
+    if willing:
+        alarms.append(f"{settings.name} has no healthy instance; the {len(willing)} that ask to be drained serve on")
     if panic:
         alarms.append(
             f"{settings.name} is in panic: {len(healthy)} of {len(settled)} instances are healthy, less than"
@@ -78,6 +83,9 @@ def decide(
     if settings.slow_start and chosen:
         since = {claim.instance.endpoint: at for claim, state, _, at in states if state is State.HEALTHY}
         servers, again_at = warmed(servers, since, settings.slow_start, now)
+    less = {endpoint for endpoint, found in health.items() if found.degraded}
+    if less and chosen:
+        servers = reduced(servers, less, settings.health.degraded_weight_percent)
     upstream = _upstream(settings, servers) if servers else None
     return Decision(settings.name, upstream, members, panic, tuple(alarms), again_at)
 
@@ -89,6 +97,18 @@ def _state(claim: Claim, health: Health) -> tuple[State, str, float]:
     if instance.withheld:
         return State.UNHEALTHY, instance.withheld, health.since
     return _STATES[health.status], health.reason, health.since
+
+
+def _willing(claims: Sequence[Claim], health: Mapping[Endpoint, Health], before: Upstream | None) -> list[Claim]:
+    """Instances that serve or were healthy, answer, and themselves ask to be drained."""
+    served = {server.endpoint for server in before.servers} if before else set()
+    asking = [claim for claim in claims if not claim.instance.draining and not claim.instance.withheld]
+    known = [(claim, health.get(claim.instance.endpoint, _UNKNOWN)) for claim in asking]
+    return [
+        claim
+        for claim, found in known
+        if found.status is Status.DRAINING and (found.proven or claim.instance.endpoint in served)
+    ]
 
 
 def _without_ejected(states: list[_Judged], ejected: Mapping[Endpoint, Ejection]) -> list[_Judged]:
