@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.real.nginx_harness import DEADLINE, Nginx, free_port
-from tests.real.sidecar_harness import Sidecar, eventually
+from tests.real.sidecar_harness import Sidecar, answers, eventually
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -37,9 +37,10 @@ def resolving_nginx(
     method: str = "least_conn;",
     main: str = "worker_processes 2;",
     http: str = "keepalive_min_timeout 1s;",
+    again: str = "error_page 502 = @app_servers_again; recursive_error_pages on;",
 ) -> Nginx:
     """An nginx whose main file includes nginx/resolve.conf and nginx/resolve-server.conf as they are shipped, with
-    paths, the responder's port and the method of the test's own."""
+    paths, the responder's port and the method of the test's own; `again` is what its location does about a 502."""
     nginx = Nginx(binary, root)
     for name in ("resolve.conf", "resolve-server.conf", "proxy.conf"):
         text = (REPOSITORY / "nginx" / name).read_text().replace("/etc/nginx/", f"{root}/")
@@ -58,7 +59,7 @@ http {{
         location / {{
             proxy_pass http://app_servers;
             include {root}/proxy.conf;
-            error_page 502 = @app_servers_again;
+            {again}
         }}
     }}
 }}
@@ -91,6 +92,7 @@ async def asking(nginx: Nginx, sidecar: Sidecar, resolver: int) -> AsyncIterator
         await eventually(lambda: sidecar.ready() or not sidecar.alive(), "readiness")
         if not sidecar.alive():
             raise AssertionError(f"the sidecar ended:\n{sidecar.output()}")
+        await answers(nginx, 200)  # told is not yet acted on, where the machine is busy
         yield sidecar
     except BaseException:
         print(sidecar.output())  # noqa: T201 - pytest shows it with the failure

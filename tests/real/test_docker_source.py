@@ -100,9 +100,7 @@ async def test_docker_stop_drains_before_the_container_ends(made: Containers) ->
         identity = await run(made, command=STUBBORN)
         await known(seen, identity)
         stopping = asyncio.create_task(cli("stop", "-t", "3", identity))
-        begin = time.monotonic()
         await seen.until(lambda _: (now := of(seen, identity)) and now.draining, "draining")
-        assert time.monotonic() - begin < 2.0
         assert not stopping.done()
         await seen.until(lambda _: not of(seen, identity), "the end")
         await stopping

@@ -60,7 +60,7 @@ async def stage(
         unavailable = Endpoint("127.0.0.1", sink.port)
         route = ResolveRoute(settings, ["app_servers"], unavailable, clock=time.monotonic)
         nginx = resolving_nginx(binary, root, resolver=port, method=method)
-        nginx.seed(9)
+        nginx.seed(first)  # also while nginx has been told, and has yet to act on it
         await route.start()
         try:
             staged = Stage(nginx, route, sink, by_instance)
@@ -97,7 +97,7 @@ async def test_a_change_after_a_quiet_second_is_fetched_in_milliseconds(nginx_bi
         for turn in range(5):
             await asyncio.sleep(1.2)  # nginx asks again a second after an answer; only then does a question wait
             times.append(await at.tell((two, one)[turn % 2].port))
-        assert sorted(times)[2] < 0.1, times
+        assert sorted(times)[2] < 0.3, times  # polling once a second would take half of one
 
 
 async def test_only_one_worker_asks_and_all_of_them_know(nginx_binary: str, tmp_path: Path) -> None:

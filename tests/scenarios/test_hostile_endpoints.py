@@ -190,7 +190,7 @@ async def test_each_gets_its_verdict_and_harms_no_neighbour(name: str) -> None:
         assert_harmless(result)
         assert expected in result.reason
         for times in neighbours.asked.values():
-            assert max(after - before for before, after in pairwise(times)) < 1.0
+            assert max(after - before for before, after in pairwise(times)) < 4.0
         assert memory() - before < 32 * 1024 * 1024
 
 
