@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from upstreamd.config.values import SOURCE_KINDS, Config, HealthSettings
+from upstreamd.config.values import SOURCE_KINDS, Config, HealthSettings, ServiceSettings
 from upstreamd.errors import Problem
 
 
@@ -32,6 +32,7 @@ def agree(config: Config, problems: list[Problem]) -> None:
             problems.append(Problem(path, "", f"has no source; add [{path}.consul], or one of {others}"))
         for kind, source in service.sources:
             problems.extend(source.problems(f"{path}.{kind}"))
+        _on_preference(service, path, problems)
         output = os.path.realpath(service.output)
         if output in outputs:
             reason = f"is also the output of services.{outputs[output]}; give each its own file"
@@ -41,6 +42,14 @@ def agree(config: Config, problems: list[Problem]) -> None:
             reason = 'needs nginx to report: set passive.listen, like "unix:/run/upstreamd/passive.sock"'
             problems.append(Problem(f"{path}.passive.eject", "true", reason))
         _on_health(service.health, f"{path}.health", problems)
+
+
+def _on_preference(service: ServiceSettings, path: str, problems: list[Problem]) -> None:
+    declared = [kind for kind, _ in service.sources]
+    for kind in service.prefer:
+        if kind not in declared:
+            reason = f"is no source of the service, which has {', '.join(declared) or 'none'}; name one of those"
+            problems.append(Problem(f"{path}.prefer", f'"{kind}"', reason))
 
 
 def _on_resolver(config: Config, problems: list[Problem]) -> None:

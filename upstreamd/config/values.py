@@ -61,10 +61,15 @@ class ApplySettings:
 
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
-    """The admin server. `hosts` are names it may be addressed by, beside localhost and every IP address."""
+    """The admin server. `hosts` are names it may be addressed by, beside localhost and every IP address; with
+    `client_ca`, a client needs a certificate that one of those in the file signed."""
 
     listen: Listen = setting("127.0.0.1:9145", listen)
     token_file: str = setting("", text(*PATH))
+    token_for_reads: bool = setting(False, flag)
+    tls_certificate: str = setting("", text(*PATH))
+    tls_key: str = setting("", text(*PATH))
+    client_ca: str = setting("", text(*PATH))
     hosts: tuple[str, ...] = setting([], texts)
 
 
@@ -177,6 +182,8 @@ class ServiceSettings:
     all_unhealthy: str = setting("keep", choice("keep", "all", "none"))
     panic_threshold: int = setting(0, integer(0, 100))
     allow: tuple[Network, ...] = setting(["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"], networks)
+    near_zones: tuple[str, ...] = setting([], texts)
+    prefer: tuple[str, ...] = setting([], texts)
     health: HealthSettings = dataclasses.field(default=HealthSettings())
     passive: EjectionSettings = dataclasses.field(default=EjectionSettings())
     consul: ConsulSource | None = None

@@ -54,6 +54,7 @@ def admit(
     weight: int | str = 1,
     identity: str = "",
     backup: str = "",
+    zone: str = "",
     draining: bool = False,
     withheld: str = "",
 ) -> Instance | Skipped:
@@ -61,7 +62,8 @@ def admit(
 
     `entry` names it to the operator and is made safe by the caller (`shown`); so is `withheld`. A `port` of None
     means that the source names none: the service's own is taken. A weight of 0 (Consul) asks for no new
-    requests, so the instance is draining. An identity that is long or not printable is replaced by its digest.
+    requests, so the instance is draining. `zone` is where it says it is, compared with the operator's
+    zones and otherwise unused. An identity that is long or not printable is replaced by its digest.
     """
     try:
         checked = _weight(weight)
@@ -73,7 +75,7 @@ def admit(
             weight=checked or 1,
             id=_identity(identity),
             draining=draining or checked == 0,
-            backup=flag(backup, "backup"),
+            backup=flag(backup, "backup") or binding.backup or binding.far(zone),
             withheld=withheld,
         )
     except _RefusedError as refusal:

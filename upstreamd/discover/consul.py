@@ -34,6 +34,10 @@ class _Weights(msgspec.Struct, rename="pascal"):
     passing: int = 1
 
 
+class _Locality(msgspec.Struct, rename="pascal"):
+    zone: str = ""
+
+
 class _Service(msgspec.Struct, rename="pascal"):
     id: str = msgspec.field(name="ID", default="")
     address: str | None = None
@@ -41,6 +45,7 @@ class _Service(msgspec.Struct, rename="pascal"):
     ports: list[_Port] | None = None
     meta: dict[str, str] | None = None
     weights: _Weights | None = None
+    locality: _Locality | None = None
 
 
 class _Check(msgspec.Struct, rename="pascal"):
@@ -161,6 +166,7 @@ def _instance(entry: _Entry, binding: Binding, source: ConsulSource) -> Instance
         weight=meta.get("upstreamd-weight") or (service.weights.passing if service.weights else 1),
         identity=service.id,
         backup=meta.get("upstreamd-backup", ""),
+        zone=meta.get("upstreamd-zone") or (service.locality.zone if service.locality else ""),
         draining=any(check.id.startswith(_MAINTENANCE) for check in checks),
         withheld=_withheld(checks, passing_only=source.passing_only),
     )

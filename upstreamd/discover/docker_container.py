@@ -141,6 +141,7 @@ def _admitted(container: Container, bound: Bound, address: str, *, stopping: boo
         weight=container.label("weight"),
         identity=container.id,
         backup=container.label("backup"),
+        zone=container.label("zone"),
         draining=stopping,
         withheld=_withheld(container),
     )

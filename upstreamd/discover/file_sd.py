@@ -59,6 +59,7 @@ def _instance(target: str, labels: dict[str, str], binding: Binding) -> Instance
         version=labels.get("version", ""),
         weight=labels.get("weight", ""),
         backup=labels.get("backup", ""),
+        zone=labels.get("zone", ""),
         draining=draining,
     )
 

@@ -12,11 +12,21 @@ from upstreamd.model import Answer
 @dataclass(frozen=True, slots=True, eq=False)
 class Binding:
     """What a source has to know of a service it feeds: its name, its default port (0: none), and the ranges
-    that its instances' addresses may lie in. Compared by identity, so that checked addresses can be remembered."""
+    that its instances' addresses may lie in. Compared by identity, so that checked addresses can be remembered.
+
+    `near` are the zones whose instances are primaries, empty for all; `backup` makes every instance a backup, because
+    the service prefers another source.
+    """
 
     service: str
     port: int
     allow: tuple[Network, ...]
+    near: tuple[str, ...] = ()
+    backup: bool = False
+
+    def far(self, zone: str) -> bool:
+        """Whether an instance of `zone` (empty: it names none) is to be a backup for being elsewhere."""
+        return bool(self.near and zone) and zone not in self.near
 
 
 class Discoverer(Protocol):

@@ -33,14 +33,14 @@ def _consul(config: Config, environ: Mapping[str, str]) -> list[Discoverer]:
     agent = consul_transport.agent(config.consul, environ)
     transport = consul_transport.Transport(agent)
     return [
-        ConsulDiscoverer(_name("consul", service, len(bound)), _binding(service), source, agent, transport)
+        ConsulDiscoverer(_name("consul", service, len(bound)), _binding(service, "consul"), source, agent, transport)
         for service, source in bound
     ]
 
 
 def _docker(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Discoverer]:
     bound = {
-        service.name: Bound(_binding(service), service.docker.network)
+        service.name: Bound(_binding(service, "docker"), service.docker.network)
         for service in config.services
         if service.docker is not None
     }
@@ -53,13 +53,14 @@ def _docker(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Di
 def _files(config: Config, clock: Clock) -> list[Discoverer]:
     bound = [(service, service.file) for service in config.services if service.file is not None]
     return [
-        FileDiscoverer(_name("file", service, len(bound)), _binding(service), source, clock)
+        FileDiscoverer(_name("file", service, len(bound)), _binding(service, "file"), source, clock)
         for service, source in bound
     ]
 
 
-def _binding(service: ServiceSettings) -> Binding:
-    return Binding(service.name, service.port, service.allow)
+def _binding(service: ServiceSettings, kind: str) -> Binding:
+    backup = bool(service.prefer) and kind not in service.prefer
+    return Binding(service.name, service.port, service.allow, service.near_zones, backup)
 
 
 def _name(kind: str, service: ServiceSettings, sharing: int) -> str:
