@@ -32,7 +32,7 @@ class Route:
 
     def on_error(self, service: str) -> str:
         """What the location needs."""
-        return f"error_page 502 = @{service}_again;" if self.resolves else ""
+        return f"error_page 502 = @{service}_again; recursive_error_pages on;" if self.resolves else ""
 
     def sidecar(self) -> str:
         """The sections of the sidecar's configuration."""
@@ -70,15 +70,29 @@ _RESOLVED = """\
 
     map "$request_method $upstream_addr" ${service}_again {{
         default "";
-        "~^[A-Z]+ {service}$" {service}_last_good;
-        "~^(GET|HEAD|OPTIONS) .*, {service}$" {service};
+        "~^[A-Z]+ {service}$" 1;
+        "~^(GET|HEAD|OPTIONS) .*, {service}$" 1;
+    }}
+
+    map $upstream_addr ${service}_empty {{
+        default "";
+        "~^{service} : {service}$" 1;
     }}
 """
 
 _AGAIN = """\
         location @{service}_again {{
             if (${service}_again = "") {{ return 502; }}
-            proxy_pass http://${service}_again;
+            error_page 502 = @{service}_last_good;
+            recursive_error_pages on;
+            proxy_pass http://{service};
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $host;
+        }}
+        location @{service}_last_good {{
+            if (${service}_empty = "") {{ return 502; }}
+            proxy_pass http://{service}_last_good;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Host $host;
