@@ -20,8 +20,12 @@ class Orders(Protocol):
     def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
         """Put an instance back."""
 
-    def switch(self, service: str, version: str, *, weight: int, min_healthy: int, by: str) -> Mapping[str, object]:
-        """Send `weight` percent of the requests to `version`, the rest to the version active so far."""
+    def switch(
+        self, service: str, version: str, *, weight: int, min_healthy: int, by: str, watch: float = 0.0
+    ) -> Mapping[str, object]:
+        """Send `weight` percent (1 to 100) of the requests to `version`, the rest to the version active so far. For
+        `watch` seconds (0 to 3600) it is taken back by itself where too few instances stay healthy or too many of its
+        requests fail."""
 
     def rollback(self, service: str, *, generation: int | None, by: str) -> Mapping[str, object]:
         """Go back to the version split that was in force in `generation`; None: to the one before the last switch."""
