@@ -1,7 +1,9 @@
 """Configuration: TOML and environment in, frozen values out; every error names its key path."""
 
+from upstreamd.config.aws import AWSAccount, AWSSource
 from upstreamd.config.doubts import doubts
 from upstreamd.config.kinds import Listen, Network, seconds
+from upstreamd.config.pm2 import PM2Daemon, PM2Source
 from upstreamd.config.read import load, parse
 from upstreamd.config.sources import ConsulAgent, ConsulSource, DockerEngine, DockerSource, FileSource
 from upstreamd.config.values import (
@@ -20,6 +22,8 @@ from upstreamd.config.values import (
 )
 
 __all__ = [
+    "AWSAccount",
+    "AWSSource",
     "AdminSettings",
     "ApplySettings",
     "Config",
@@ -34,6 +38,8 @@ __all__ = [
     "LogSettings",
     "Network",
     "NginxSettings",
+    "PM2Daemon",
+    "PM2Source",
     "PassiveSettings",
     "ResolverSettings",
     "ServiceSettings",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from upstreamd.config.aws import AWSAccount, AWSSource
 from upstreamd.config.kinds import (
     Listen,
     Network,
@@ -23,10 +24,11 @@ from upstreamd.config.kinds import (
     texts,
     whole_seconds,
 )
+from upstreamd.config.pm2 import PM2Daemon, PM2Source
 from upstreamd.config.setting import PATH, setting
 from upstreamd.config.sources import ConsulAgent, ConsulSource, DockerEngine, DockerSource, FileSource, Source
 
-SOURCE_KINDS = ("consul", "docker", "file")
+SOURCE_KINDS = ("consul", "docker", "file", "aws", "pm2")
 """The sections of a service that name a source; each is a field of `ServiceSettings`."""
 
 _ZONE = (
@@ -61,15 +63,11 @@ class ApplySettings:
 
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
-    """The admin server. `hosts` are names it may be addressed by, beside localhost and every IP address; with
-    `client_ca`, a client needs a certificate that one of those in the file signed."""
+    """The admin server. `hosts` are names it may be addressed by, beside localhost and every IP address."""
 
     listen: Listen = setting("127.0.0.1:9145", listen)
     token_file: str = setting("", text(*PATH))
     token_for_reads: bool = setting(False, flag)
-    tls_certificate: str = setting("", text(*PATH))
-    tls_key: str = setting("", text(*PATH))
-    client_ca: str = setting("", text(*PATH))
     hosts: tuple[str, ...] = setting([], texts)
 
 
@@ -189,6 +187,8 @@ class ServiceSettings:
     consul: ConsulSource | None = None
     docker: DockerSource | None = None
     file: FileSource | None = None
+    aws: AWSSource | None = None
+    pm2: PM2Source | None = None
 
     @property
     def sources(self) -> tuple[tuple[str, Source], ...]:
@@ -212,4 +212,6 @@ class Config:
     log: LogSettings = dataclasses.field(default=LogSettings())
     consul: ConsulAgent = dataclasses.field(default=ConsulAgent())
     docker: DockerEngine = dataclasses.field(default=DockerEngine())
+    aws: AWSAccount = dataclasses.field(default=AWSAccount())
+    pm2: PM2Daemon = dataclasses.field(default=PM2Daemon())
     services: tuple[ServiceSettings, ...] = ()
