@@ -3,9 +3,11 @@
 from upstreamd.config.aws import AWSAccount, AWSSource
 from upstreamd.config.doubts import doubts
 from upstreamd.config.kinds import Listen, Network, seconds
+from upstreamd.config.kubernetes import KubernetesCluster, KubernetesSource
 from upstreamd.config.pm2 import PM2Daemon, PM2Source
 from upstreamd.config.read import load, parse
 from upstreamd.config.sources import ConsulAgent, ConsulSource, DockerEngine, DockerSource, FileSource
+from upstreamd.config.swarm import SwarmManager, SwarmSource
 from upstreamd.config.values import (
     AdminSettings,
     ApplySettings,
@@ -34,6 +36,8 @@ __all__ = [
     "EjectionSettings",
     "FileSource",
     "HealthSettings",
+    "KubernetesCluster",
+    "KubernetesSource",
     "Listen",
     "LogSettings",
     "Network",
@@ -44,6 +48,8 @@ __all__ = [
     "ResolverSettings",
     "ServiceSettings",
     "StateSettings",
+    "SwarmManager",
+    "SwarmSource",
     "UnavailableSettings",
     "doubts",
     "load",

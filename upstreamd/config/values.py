@@ -24,11 +24,13 @@ from upstreamd.config.kinds import (
     texts,
     whole_seconds,
 )
+from upstreamd.config.kubernetes import KubernetesCluster, KubernetesSource
 from upstreamd.config.pm2 import PM2Daemon, PM2Source
 from upstreamd.config.setting import PATH, setting
 from upstreamd.config.sources import ConsulAgent, ConsulSource, DockerEngine, DockerSource, FileSource, Source
+from upstreamd.config.swarm import SwarmManager, SwarmSource
 
-SOURCE_KINDS = ("consul", "docker", "file", "aws", "pm2")
+SOURCE_KINDS = ("consul", "docker", "file", "aws", "pm2", "swarm", "kubernetes")
 """The sections of a service that name a source; each is a field of `ServiceSettings`."""
 
 _ZONE = (
@@ -189,6 +191,8 @@ class ServiceSettings:
     file: FileSource | None = None
     aws: AWSSource | None = None
     pm2: PM2Source | None = None
+    swarm: SwarmSource | None = None
+    kubernetes: KubernetesSource | None = None
 
     @property
     def sources(self) -> tuple[tuple[str, Source], ...]:
@@ -214,4 +218,6 @@ class Config:
     docker: DockerEngine = dataclasses.field(default=DockerEngine())
     aws: AWSAccount = dataclasses.field(default=AWSAccount())
     pm2: PM2Daemon = dataclasses.field(default=PM2Daemon())
+    swarm: SwarmManager = dataclasses.field(default=SwarmManager())
+    kubernetes: KubernetesCluster = dataclasses.field(default=KubernetesCluster())
     services: tuple[ServiceSettings, ...] = ()
