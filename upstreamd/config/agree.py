@@ -14,6 +14,8 @@ def agree(config: Config, problems: list[Problem]) -> None:
     if not admin.listen.guarded and not admin.token_file:
         reason = "is reachable from other machines: set admin.token_file, or listen on 127.0.0.1 or a unix socket"
         problems.append(Problem("admin.listen", str(admin.listen), reason))
+    if admin.token_for_reads and not admin.token_file:
+        problems.append(Problem("admin.token_for_reads", "true", "there is no token to ask for: set admin.token_file"))
     passive = config.passive.listen
     if passive is not None and not passive.guarded:
         reason = "takes reports from other machines: listen on a unix socket or on 127.0.0.1"

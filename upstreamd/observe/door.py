@@ -14,6 +14,8 @@ from aiohttp.web_protocol import RequestHandler
 from upstreamd.observe.answer import problem
 
 MAX_CONNECTIONS = 32
+MAX_STREAMS = 16
+"""Connections beside those, whose answer goes on and on."""
 MAX_LINE = 4096
 MAX_FIELD = 4096
 LINGER = 0.5
@@ -57,6 +59,7 @@ class Doorkeeper(web.Server):
         self._patience = patience
         self._most = most
         self._inside: dict[RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}
+        self._streams: dict[RequestHandler, asyncio.Event] = {}
 
     def __call__(self) -> RequestHandler:
         """The protocol of a new connection; called by the event loop."""
@@ -69,6 +72,22 @@ class Doorkeeper(web.Server):
             auto_decompress=False,
             keepalive_timeout=self._patience,
         )
+
+    def stay(self, handler: RequestHandler) -> asyncio.Event | None:
+        """Lets a connection stay beyond the patience, for an answer that goes on; None where too many stay already.
+
+        The event is set when the connection has gone, or has to.
+        """
+        if handler not in self._inside or len(self._streams) >= MAX_STREAMS:
+            return None
+        self._inside.pop(handler)[1].cancel()
+        gone = self._streams[handler] = asyncio.Event()
+        return gone
+
+    def end_streams(self) -> None:
+        """Tells every answer that goes on to end."""
+        for gone in self._streams.values():
+            gone.set()
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Called by aiohttp for each new connection."""
@@ -84,6 +103,8 @@ class Doorkeeper(web.Server):
         """Called by aiohttp when a connection is gone."""
         if handler in self._inside:
             self._inside.pop(handler)[1].cancel()
+        if handler in self._streams:
+            self._streams.pop(handler).set()
         super().connection_lost(handler, exc)
 
 

@@ -1,48 +1,42 @@
-"""The admin server: answers what is asked of it, and changes nothing."""
+"""The admin server: finds out what is asked and by whom, and has it answered."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from ipaddress import ip_address
-from urllib.parse import unquote
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
 from upstreamd.config import AdminSettings, Listen
-from upstreamd.model import Clock, Endpoint
-from upstreamd.observe.answer import answer, encode, problem
+from upstreamd.model import Clock
+from upstreamd.observe.answer import Stream, problem
+from upstreamd.observe.body import MAX_BODY, BodyError, read_object
+from upstreamd.observe.caller import Guard
+from upstreamd.observe.changing import Changing
 from upstreamd.observe.door import Doorkeeper, refusal
 from upstreamd.observe.listening import Bound, bind, unbind
 from upstreamd.observe.metrics import Metrics
-from upstreamd.observe.status import instance_document, status_document
+from upstreamd.observe.reading import Reading
+from upstreamd.observe.route import CHANGE, READ, Question, Route, Routes
+from upstreamd.observe.streaming import send
+from upstreamd.orders import Orders
 from upstreamd.picture import Picture
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 65536
 PATIENCE = 30.0
 """Seconds for one connection, from the first byte of its request to the last of its answer."""
 STOP_PATIENCE = 0.5
-JSON = "application/json"
-PLAIN = "text/plain; charset=utf-8"
-METRICS = "text/plain; version=0.0.4; charset=utf-8"
-READING = ("GET", "HEAD")
-
-_INSTANCE = re.compile(r"/v1/services/([^/]+)/instances/([^/]+)")
-
-Handler = Callable[..., Awaitable[web.Response]]
 
 
 class AdminServer:
-    """Serves health, metrics and status at `settings.listen`; one request a connection.
+    """Serves everything of the admin API at `settings.listen`; one request a connection.
 
-    `picture` gives the state of this moment; `clock` is monotonic, `wall` Unix time, both in seconds; `patience`
-    bounds one connection, in seconds.
+    `picture` gives the state of this moment; `orders` carries out what changes something; `more` are routes beside
+    those of `Reading` and `Changing`. `clock` is monotonic, `wall` Unix time, both in seconds; `patience` bounds one
+    connection, in seconds.
     """
 
     def __init__(
@@ -54,24 +48,18 @@ class AdminServer:
         clock: Clock,
         wall: Callable[[], float] = time.time,
         patience: float = PATIENCE,
+        orders: Orders | None = None,
+        more: Iterable[Route] = (),
     ) -> None:
         self._settings = settings
-        self._picture = picture
-        self._metrics = metrics
-        self._clock = clock
-        self._wall = wall
         self._patience = patience
+        reading = Reading(picture, metrics, clock, wall)
+        self.routes = Routes((*reading.routes(), *Changing(orders).routes(), *more))
+        self._guard = Guard(settings, clock)
+        self._door = Doorkeeper(self._answer, patience=patience)
         self._runner: web.ServerRunner | None = None
         self._listener: asyncio.Server | None = None
         self._bound: Bound | None = None
-        self._rendering = asyncio.Lock()
-        self._reads: Mapping[str, Handler] = {
-            "/healthz": self._healthz,
-            "/readyz": self._readyz,
-            "/metrics": self._render_metrics,
-            "/v1/status": self._status,
-        }
-        # What changes something (drain, switch, rollback) gets a table of its own beside `_reads`, by POST alone.
 
     @property
     def listen(self) -> Listen:
@@ -84,12 +72,11 @@ class AdminServer:
     async def start(self) -> None:
         """Begin to serve. Raises UpstreamdError where the port is taken or the socket cannot be made."""
         self._bound = bind(self._settings.listen)
-        server = Doorkeeper(self._answer, patience=self._patience)
-        self._runner = web.ServerRunner(server, shutdown_timeout=STOP_PATIENCE)
+        self._runner = web.ServerRunner(self._door, shutdown_timeout=STOP_PATIENCE)
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         serve = loop.create_unix_server if self._settings.listen.socket else loop.create_server
-        self._listener = await serve(server, sock=self._bound.socket)
+        self._listener = await serve(self._door, sock=self._bound.socket)
         log.info("the admin server listens on %s", self.listen)
 
     async def stop(self) -> None:
@@ -97,6 +84,7 @@ class AdminServer:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+        self._door.end_streams()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -106,72 +94,30 @@ class AdminServer:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            return await self._respond(request)
+            said = await self._respond(request)
+            return await send(said, request, self._door) if isinstance(said, Stream) else said
+        except BodyError as error:
+            return problem(error.status, str(error))
         except Exception:
             log.exception("the admin server could not answer %s %s", request.method, request.path)
             return problem(500, "upstreamd could not answer; its log says why")
 
-    async def _respond(self, request: web.BaseRequest) -> web.Response:
+    async def _respond(self, request: web.BaseRequest) -> web.Response | Stream:
         if refused := refusal(request, self._settings.hosts):
             return problem(*refused)
         if (request.content_length or 0) > MAX_BODY:
             return problem(413, f"a body may have {MAX_BODY} bytes")
-        handler, arguments = self._find(request)
-        if handler is None:
+        found, names = self.routes.find(request.rel_url.raw_path)
+        if not found:
             return problem(404, f"there is nothing at {request.path[:200]}")
-        if request.method not in READING:
-            return problem(405, f"{request.method[:20]} is not known here", {"Allow": ", ".join(READING)})
-        return await handler(*arguments)
-
-    def _find(self, request: web.BaseRequest) -> tuple[Handler | None, tuple[str, ...]]:
-        path = request.rel_url.raw_path
-        if match := _INSTANCE.fullmatch(path):
-            return self._instance, (unquote(match[1]), unquote(match[2]))
-        return self._reads.get(path), ()
-
-    async def _healthz(self) -> web.Response:
-        return answer(b"alive\n", PLAIN)
-
-    async def _readyz(self) -> web.Response:
-        picture = self._picture()
-        if not picture.ready:
-            return problem(503, picture.reason)
-        return answer(f"ready; {picture.reason}\n".encode() if picture.reason else b"ready\n", PLAIN)
-
-    async def _render_metrics(self) -> web.Response:
-        return answer(await self._render(self._metrics.render), METRICS)
-
-    async def _status(self) -> web.Response:
-        picture = self._picture()
-        body = await self._render(lambda: encode(status_document(picture, self._clock, self._wall)))
-        return answer(body, JSON)
-
-    async def _instance(self, service: str, endpoint: str) -> web.Response:
-        found = _endpoint(endpoint)
-        if found is None:
-            return problem(404, f"{endpoint[:100]!r} is no instance; write ADDRESS:PORT, IPv6 in brackets")
-        picture = self._picture()
-        if service not in picture.services:
-            return problem(404, f"there is no service {service[:100]!r}; known are {', '.join(picture.services)}")
-        document = instance_document(picture, service, found, self._clock, self._wall)
-        if document is None:
-            return problem(404, f"no source names an instance {found} of {service}")
-        return answer(encode(document), JSON)
-
-    async def _render(self, work: Callable[[], bytes]) -> bytes:
-        """Runs `work` beside the event loop, one at a time: thousands of instances must not hold up the probes."""
-        async with self._rendering:
-            return await asyncio.to_thread(work)
-
-
-def _endpoint(text: str) -> Endpoint | None:
-    """`ADDRESS:PORT` with IPv6 in brackets; None for anything else."""
-    address, _, port = text.rpartition(":")
-    if address.startswith("[") and address.endswith("]"):
-        address = address[1:-1]
-    elif ":" in address:
-        return None
-    with contextlib.suppress(ValueError):
-        if port.isascii() and port.isdigit() and len(port) <= 5:
-            return Endpoint(str(ip_address(address)), int(port))
-    return None
+        method = READ if request.method == "HEAD" else request.method
+        route = next((each for each in found if each.method == method), None)
+        if route is None:
+            allowed = [name for each in found for name in ((READ, "HEAD") if each.method == READ else (each.method,))]
+            return problem(405, f"{request.method[:20]} is not known here", {"Allow": ", ".join(allowed)})
+        changes = route.method == CHANGE
+        admitted = "" if route.open else self._guard.admit(request, changes=changes)
+        if isinstance(admitted, web.Response):
+            return admitted
+        body = await read_object(request) if changes else {}
+        return await route.handle(Question(names, request.rel_url.query, request.headers, body, admitted))

@@ -1,0 +1,38 @@
+"""Somebody who takes orders and remembers them, for tests of those who give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from upstreamd.errors import OrderError
+from upstreamd.model import Endpoint
+
+
+class RememberedOrders:
+    """Takes every order, unless `refusal` says why not."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[object, ...]] = []
+        self.refusal: OrderError | None = None
+
+    def _take(self, *order: object) -> Mapping[str, object]:
+        if self.refusal is not None:
+            raise self.refusal
+        self.given.append(order)
+        return {"order": order[0], "service": order[1]}
+
+    def drain(self, service: str, endpoint: Endpoint, *, force: bool, by: str) -> Mapping[str, object]:
+        """Remember a drain."""
+        return self._take("drain", service, endpoint, force, by)
+
+    def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
+        """Remember an undrain."""
+        return self._take("undrain", service, endpoint, by)
+
+    def switch(self, service: str, version: str, *, weight: int, min_healthy: int, by: str) -> Mapping[str, object]:
+        """Remember a switch."""
+        return self._take("switch", service, version, weight, min_healthy, by)
+
+    def rollback(self, service: str, *, generation: int | None, by: str) -> Mapping[str, object]:
+        """Remember a rollback."""
+        return self._take("rollback", service, generation, by)

@@ -1,0 +1,66 @@
+"""The body of a request that changes something: one small JSON object, read strictly."""
+
+from __future__ import annotations
+
+import json
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+MAX_BODY = 65536
+
+_Form = TypeVar("_Form")
+
+
+class BodyError(Exception):
+    """The body cannot be used: the status to answer with, and why in one sentence."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        self.status = status
+        super().__init__(reason)
+
+
+async def read_object(request: web.BaseRequest) -> dict[str, object]:
+    """The JSON object in the body of `request`; none at all counts as an empty one. Raises BodyError."""
+    if request.content_type != "application/json" or "Content-Type" not in request.headers:
+        raise BodyError(415, "a change needs the header Content-Type: application/json")
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise BodyError(415, "a body is not unpacked here; send it without Content-Encoding")
+    body = bytearray()
+    while chunk := await request.content.readany():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise BodyError(413, f"a body may have {MAX_BODY} bytes")
+    return _object(bytes(body)) if body.strip() else {}
+
+
+def _object(body: bytes) -> dict[str, object]:
+    try:
+        found = json.loads(body.decode("utf-8"), object_pairs_hook=_without_repetition, parse_constant=_refuse)
+    except RecursionError as error:
+        raise BodyError(400, "the body is nested too deeply") from error
+    except ValueError as error:  # what is no UTF-8 included
+        raise BodyError(400, f"the body is not JSON as RFC 8259 has it: {error}") from error
+    if not isinstance(found, dict):
+        raise BodyError(400, "the body is not a JSON object; write it like {}")
+    return found
+
+
+def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def filled(form: type[_Form], found: object) -> _Form:
+    """`found` as a `form` (a msgspec struct that forbids unknown fields). Raises BodyError that names the key."""
+    try:
+        return msgspec.convert(found, form, strict=True)
+    except msgspec.ValidationError as error:
+        raise BodyError(400, f"the body is not what is expected here: {error}") from error

@@ -1,0 +1,130 @@
+"""What changes something: each order is read, handed on, and noted in the log with who gave it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+
+from upstreamd.errors import OrderError
+from upstreamd.model import Endpoint
+from upstreamd.observe.answer import answer, encode, problem
+from upstreamd.observe.body import BodyError, filled
+from upstreamd.observe.route import CHANGE, Question, Route, endpoint
+from upstreamd.orders import Orders
+
+log = logging.getLogger(__name__)
+
+STATUS = {"unknown": 404, "refused": 409, "busy": 409}
+"""What an OrderError is answered with; `busy` comes with Retry-After, and the document says which it was (`kind`)."""
+RETRY_AFTER = "1"
+INSTANCE = "/v1/services/{service}/instances/{instance}"
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """No keys at all."""
+
+
+class Drain(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`force` drains the last instance that serves as well."""
+
+    force: bool = False
+
+
+class Switch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`weight` in percent; `min_healthy` instances of the version must be healthy."""
+
+    version: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    weight: Annotated[int, msgspec.Meta(ge=1, le=100)] = 100
+    min_healthy: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+
+
+class Rollback(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Without `generation`, back to what was before the last switch."""
+
+    generation: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None = None
+
+
+class Changing:
+    """The routes that hand orders to `orders`; None: there is nobody to take them yet."""
+
+    def __init__(self, orders: Orders | None) -> None:
+        self._orders = orders
+
+    def routes(self) -> tuple[Route, ...]:
+        """Each by POST alone."""
+        return (
+            Route(CHANGE, f"{INSTANCE}/drain", self._drain),
+            Route(CHANGE, f"{INSTANCE}/undrain", self._undrain),
+            Route(CHANGE, "/v1/services/{service}/switch", self._switch),
+            Route(CHANGE, "/v1/services/{service}/rollback", self._rollback),
+        )
+
+    async def _drain(self, question: Question) -> web.Response:
+        def give(orders: Orders) -> Mapping[str, object]:
+            wanted = filled(Drain, question.body)
+            return orders.drain(service, _instance(question), force=wanted.force, by=question.by)
+
+        service = question.names["service"]
+        return self._carried_out("drain", question, give)
+
+    async def _undrain(self, question: Question) -> web.Response:
+        def give(orders: Orders) -> Mapping[str, object]:
+            filled(Nothing, question.body)
+            return orders.undrain(question.names["service"], _instance(question), by=question.by)
+
+        return self._carried_out("undrain", question, give)
+
+    async def _switch(self, question: Question) -> web.Response:
+        def give(orders: Orders) -> Mapping[str, object]:
+            wanted = filled(Switch, question.body)
+            order = partial(orders.switch, question.names["service"], wanted.version)
+            return order(weight=wanted.weight, min_healthy=wanted.min_healthy, by=question.by)
+
+        return self._carried_out("switch", question, give)
+
+    async def _rollback(self, question: Question) -> web.Response:
+        def give(orders: Orders) -> Mapping[str, object]:
+            wanted = filled(Rollback, question.body)
+            return orders.rollback(question.names["service"], generation=wanted.generation, by=question.by)
+
+        return self._carried_out("rollback", question, give)
+
+    def _carried_out(
+        self, verb: str, question: Question, give: Callable[[Orders], Mapping[str, object]]
+    ) -> web.Response:
+        """What became of an order: 202 with what is said of it, or why not; in the log either way."""
+        what = " ".join([verb, *question.names.values()])
+        if self._orders is None:
+            return problem(
+                503, "this upstreamd takes no orders yet; try again in a moment", {"Retry-After": RETRY_AFTER}
+            )
+        fields = {"order": verb, "by": question.by, **question.names}
+        try:
+            said = give(self._orders)
+        except BodyError as error:
+            return problem(error.status, str(error))
+        except OrderError as error:
+            log.warning("not done: %s, ordered by %s: %s", what, question.by, error, extra={"fields": fields})
+            more = {"Retry-After": RETRY_AFTER} if error.kind == "busy" else {}
+            return problem(STATUS.get(error.kind, 409), str(error), more, kind=error.kind)
+        log.info("done: %s, ordered by %s", what, question.by, extra={"fields": {**fields, **dict(_scalars(question))}})
+        return answer(encode(said), "application/json", 202)
+
+
+def _scalars(question: Question) -> list[tuple[str, object]]:
+    """What the order said, for the log; it was read against its form, so it is small."""
+    return [(key, value) for key, value in question.body.items() if isinstance(value, (str, int, bool))]
+
+
+def _instance(question: Question) -> Endpoint:
+    """The instance in the path. Raises OrderError."""
+    written = question.names["instance"]
+    found = endpoint(written)
+    if found is None:
+        raise OrderError(f"{written[:100]!r} is no instance; write ADDRESS:PORT, IPv6 in brackets", kind="unknown")
+    return found
