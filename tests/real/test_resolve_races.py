@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import ipaddress
+import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,17 @@ import pytest
 from tests.real.nginx_harness import DEADLINE, Nginx, app_servers
 from tests.real.resolve_harness import free_udp_port, only, resolving_nginx
 from tests.real.sidecar_harness import apps
+from tests.unit.apply.questions import query
 from upstreamd.apply import ResolveRoute
+from upstreamd.apply.resolver import MOST_HELD
 from upstreamd.config import Listen, ResolverSettings
 from upstreamd.model import Endpoint, Server, Upstream
 
 pytestmark = pytest.mark.real("nginx")
 
 TRIED = "keepalive_min_timeout 1s; add_header X-Tried $upstream_addr always;"
+SERVICE = "_http._tcp.app_servers.upstreamd"
+OUTSIDE = "127.0.0.77"
 Answer = tuple[int, str, str]
 
 
@@ -56,7 +62,8 @@ class Deserter:
 @contextlib.asynccontextmanager
 async def routed(nginx: Nginx, resolver: int, first: int) -> AsyncIterator[ResolveRoute]:
     """nginx, told of `first` alone."""
-    settings = ResolverSettings(listen=Listen("127.0.0.1", resolver))
+    only_nginx = (ipaddress.ip_network("127.0.0.1/32"),)
+    settings = ResolverSettings(listen=Listen("127.0.0.1", resolver), allow=only_nginx)
     route = ResolveRoute(settings, ["app_servers"], Endpoint("127.0.0.1", 9), clock=time.monotonic)
     nginx.seed(9)
     await route.start()
@@ -77,6 +84,16 @@ async def tell(route: ResolveRoute, port: int, *, wait: bool = True) -> None:
     if wait:
         async with asyncio.timeout(DEADLINE):
             await route.fetched("app_servers", version)
+
+
+@contextlib.contextmanager
+def stranger(host: str, resolver: int) -> Iterator[socket.socket]:
+    """A UDP client at `host`, on a port of its own."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        client.bind((host, 0))
+        client.connect(("127.0.0.1", resolver))
+        yield client
 
 
 def ask(port: int, method: str) -> Answer:
@@ -146,3 +163,23 @@ async def test_where_nobody_was_to_be_picked_the_set_is_asked_again_before_the_l
         finally:
             nginx.stop()
         assert found == (200, "last_good", f"app_servers : app_servers : 127.0.0.1:{app.port}")
+
+
+async def test_questions_from_elsewhere_keep_nothing_from_nginx(nginx_binary: str, tmp_path: Path) -> None:
+    """Others at nginx's own address ask more than the responder holds, and fetch nothing; nginx is told each change all
+    the same. Who asks from outside `allow` gets no answer."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port, http=TRIED)
+    async with apps("one", "two") as (one, two), routed(nginx, port, one.port) as route:
+        with contextlib.ExitStack() as stack:
+            strangers = [stack.enter_context(stranger("127.0.0.1", port)) for _ in range(300)]
+            outside = stack.enter_context(stranger(OUTSIDE, port))
+            for ident in range(2 + MOST_HELD // 300):
+                for each in strangers:
+                    each.send(query(SERVICE, ident=ident))
+            outside.send(query(SERVICE))
+            for app in (two, one, two):
+                await tell(route, app.port)
+                await only(nginx, {app.name})
+            with pytest.raises(BlockingIOError):
+                outside.recv(65535)

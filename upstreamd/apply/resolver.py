@@ -33,6 +33,9 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 """nginx asks for every group's address at once; a full buffer would lose some and with them their servers."""
 
 
+_Key = tuple[Client, str, int]
+
+
 @dataclass(slots=True)
 class _Held:
     query: dns.Query
@@ -48,7 +51,7 @@ class Responder:
         self._settings = settings
         self.zone = Zone(settings.zone, services, clock)
         self.audience = Audience(clock)
-        self._held: dict[tuple[Client, str], _Held] = {}
+        self._held: dict[_Key, _Held] = {}
         self._told = asyncio.Event()
         self._datagrams: asyncio.DatagramTransport | None = None
         self._server: asyncio.Server | None = None
@@ -81,10 +84,10 @@ class Responder:
     async def stop(self) -> None:
         """Stop listening. Who waits is told the present set once more, and so asks whoever comes after us a second
         later, instead of waiting out its resolver_timeout; without a set nobody is told anything."""
-        for held in list(self._held.values()):
+        for key, held in list(self._held.items()):
             held.timer.cancel()
             if held.published.version:
-                self._release(held)
+                self._release(key)
         self._held.clear()
         if self._datagrams is not None:
             self._datagrams.close()
@@ -103,13 +106,13 @@ class Responder:
     def forget(self) -> None:
         """Forget who was told what, as after a restart of nginx, and tell everybody anew."""
         self.audience.forget()
-        for held in list(self._held.values()):
-            self._release(held)
+        for key in list(self._held):
+            self._release(key)
 
     async def fetched(self, service: str, version: int) -> None:
         """Return once every nginx that asks for `service` has fetched `version` or a later one."""
         name = self.zone[service].names.service
-        while not self.audience.has(name, version, frozenset(client for client, _ in self._held)):
+        while not self.audience.has(name, version, frozenset(client for client, *_ in self._held)):
             self._told.clear()
             with contextlib.suppress(TimeoutError):  # looked at again: that a client is gone shows only in time
                 async with asyncio.timeout(0.25):
@@ -133,30 +136,22 @@ class Responder:
             self._tell_service(query, client, published, send)
 
     def _hold(self, query: dns.Query, client: Client, published: Published, send: Callable[[bytes], None]) -> None:
-        before = self._held.get((client, query.name))
-        if before is not None and before.query.ident == query.ident:
+        # with its number: whoever forges nginx's address cannot take the place of nginx's own question
+        key = (client, query.name, query.ident)
+        if key in self._held:
             return  # nginx repeats an unanswered question every five seconds, and counts its timeout from the first
-        if before is not None:
-            before.timer.cancel()  # another question: the answer to the first is not waited for any more
-            del self._held[client, query.name]
-        elif len(self._held) >= MOST_HELD:
-            self._release(next(iter(self._held.values())))
-        timer = asyncio.get_running_loop().call_later(self._settings.hold, self._over, client, query.name)
-        self._held[client, query.name] = _Held(query, published, send, timer)
-
-    def _over(self, client: Client, name: str) -> None:
-        held = self._held.get((client, name))
-        if held is not None:
-            self._release(held)
+        if len(self._held) >= MOST_HELD:
+            self._release(next(iter(self._held)))
+        timer = asyncio.get_running_loop().call_later(self._settings.hold, self._release, key)
+        self._held[key] = _Held(query, published, send, timer)
 
     def _answer_held(self, published: Published) -> None:
-        for held in [held for held in self._held.values() if held.published is published]:
-            self._release(held)
+        for key in [key for key, held in self._held.items() if held.published is published]:
+            self._release(key)
 
-    def _release(self, held: _Held) -> None:
+    def _release(self, key: _Key) -> None:
         """Answer a held query with what is known now; before the first set with a failure, so that nginx keeps its."""
-        key = next(key for key, each in self._held.items() if each is held)
-        del self._held[key]
+        held = self._held.pop(key)
         held.timer.cancel()
         if held.published.version == 0:
             held.send(dns.answer(held.query, dns.Records(), code=dns.SERVER_FAILURE))

@@ -119,6 +119,19 @@ async def test_a_repeated_question_does_not_wait_longer() -> None:
         assert time.monotonic() - begin >= 0.9
 
 
+async def test_a_forged_question_does_not_take_the_place_of_the_real_one() -> None:
+    """Whoever asks under nginx's address and port with a number of his own leaves nginx's question waiting."""
+    async with responder(replace(SETTINGS, hold=PATIENCE)) as to, Client(to) as client:
+        publish(to, "10.0.0.1")
+        await client.ask()
+        for ident in (8, 9):
+            client.send(query(NAME, ident=ident))
+        assert await client.silent(0.05)
+        publish(to, "10.0.0.1", port=81)
+        answers = {await client.receive(), await client.receive()}
+        assert {answer[:2] for answer in answers} == {b"\0\x08", b"\0\x09"}
+
+
 async def test_each_client_is_told_by_its_own_address_and_port() -> None:
     """A new worker, which asks from a new port, is answered at once though the old one has been told."""
     async with responder() as to, Client(to) as old, Client(to) as new:
