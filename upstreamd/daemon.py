@@ -21,6 +21,8 @@ from upstreamd.check import Checker, Evidence, PassiveListener
 from upstreamd.config import ApplySettings, Config, NginxSettings, ServiceSettings, load
 from upstreamd.discover import Discoverer, admitted, build, follow
 from upstreamd.errors import ConfigError, UpstreamdError
+from upstreamd.events import Events
+from upstreamd.history import History
 from upstreamd.model import Endpoint, Instance
 from upstreamd.observe.http import AdminServer
 from upstreamd.observe.log import configure
@@ -29,6 +31,7 @@ from upstreamd.picture import Picture, Reported
 from upstreamd.reconcile import Reconciler
 from upstreamd.resolving import Resolving
 from upstreamd.state import Saved, StateFile, marker_on_disk
+from upstreamd.telling import Telling
 from upstreamd.unavailable import UnavailableResponder
 
 log = logging.getLogger("upstreamd")
@@ -74,6 +77,9 @@ class Daemon:
         self._transaction_settings: tuple[NginxSettings, ApplySettings] | None = None
         self._working: Config | None = None
         self._metrics = Metrics(self._picture, reported=self._reported)
+        self._events = Events(time.time)
+        self._history = History(config.state.dir, time.time)
+        self._telling = Telling(self._events, self._history)
 
     async def run(self) -> None:
         """Start, work, and shut down in order."""
@@ -82,8 +88,9 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         log.info("upstreamd %s starts with %s", __version__, self._path)
+        self._history.load()
         known = StateFile(self._config.state.dir, clock=self._clock, wall=time.time).load()
-        saved = replace(known, generation=max(known.generation, *_generations(self._config), 0))
+        saved = replace(known, generation=max(known.generation, self._history.last, *_generations(self._config)))
         while not self._stop.is_set():
             self._reload.clear()
             try:
@@ -122,6 +129,7 @@ class Daemon:
                 sources=sources,
                 saved=saved,
                 applied=self._metrics.applied,
+                telling=self._telling,
                 persist=state.save,
                 before=self._reconciler if transaction is before else None,
             )

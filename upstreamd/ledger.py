@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from upstreamd.config import ServiceSettings
+from upstreamd.events import Cause
 from upstreamd.model import Decision, Document, Endpoint, Outcome, OutcomeKind, Upstream
 from upstreamd.pace import Backoff
 from upstreamd.picture import ServiceView
+from upstreamd.telling import Applied
 
 NAMED = 12
 """Endpoints that one log line names."""
@@ -18,7 +20,7 @@ CONFIRMED = (OutcomeKind.APPLIED, OutcomeKind.UNCHANGED)
 class Entry:
     """One service. `upstream` and `document` are wanted; `serving` is what nginx is known to serve, with its
     `generation` and `digest` (0 and empty before the first confirmation); `last_good` the last upstream that was made
-    of instances. Times are monotonic seconds."""
+    of instances; `cause` says why the document is wanted, until it is served. Times are monotonic seconds."""
 
     settings: ServiceSettings
     upstream: Upstream | None = None
@@ -30,7 +32,7 @@ class Entry:
     applied_at: float | None = None
     failure: Outcome | None = None
     retry_at: float | None = None
-    said: frozenset[str] = frozenset()
+    cause: Cause | None = None
     _refused: Document | None = None
     _backoff: Backoff = field(default_factory=Backoff)
 
@@ -59,7 +61,7 @@ class Entry:
             self.retry_at = now + self._backoff.next(outcome.kind)
             return
         self.forgive()
-        self.serving = self.upstream
+        self.serving, self.cause = self.upstream, None
         if self.upstream is not None and [server.endpoint for server in self.upstream.servers] != [unavailable]:
             self.last_good = self.upstream
         wanted = self.document
@@ -80,6 +82,12 @@ class Entry:
         if len(changes) > NAMED:
             changes = [*changes[:NAMED], f"and {len(changes) - NAMED} more"]
         return f"{self.name} {len(wanted)} ({' '.join(changes)})" if changes else ""
+
+    def told(self) -> Applied:
+        """What is applied of it, for those who tell of it; before `conclude`."""
+        wanted = self.document
+        generation, digest = (wanted.generation, wanted.digest) if wanted is not None else (0, "")
+        return Applied(self.name, generation, digest, self.serving, self.upstream, self.cause)
 
     def loses(self, decision: Decision) -> bool:
         """Whether an instance that nginx serves must leave it."""

@@ -29,6 +29,7 @@ from upstreamd.render import document
 from upstreamd.resolving import Resolving
 from upstreamd.situation import Situation
 from upstreamd.state import Saved, marker_on_disk
+from upstreamd.telling import Telling
 
 log = logging.getLogger("upstreamd.reconcile")
 
@@ -48,7 +49,7 @@ class Reconciler:
     """Turns what sources and probes say into what nginx serves.
 
     `resolving` has the services that need no reload; `sources` are the names of the sources with what is known of
-    each; `applied` gets every Outcome; `persist` the
+    each; `applied` gets every Outcome, `telling` everything that people may ask about; `persist` the
     state worth keeping after an apply. `before` is the reconciler of the configuration before, where the same
     transaction goes on: what nginx was proved to serve need not be proved again.
     """
@@ -63,6 +64,7 @@ class Reconciler:
         sources: Mapping[str, Snapshot | None],
         saved: Saved,
         applied: Callable[[Outcome], None],
+        telling: Telling,
         persist: Callable[[Saved], None],
         before: Reconciler | None = None,
     ) -> None:
@@ -71,6 +73,7 @@ class Reconciler:
         self._resolving = resolving
         self._clock = clock
         self._applied = applied
+        self._telling = telling
         self._persist = persist
         listen = config.unavailable.listen
         self._unavailable = Endpoint(listen.host, listen.port)
@@ -95,12 +98,20 @@ class Reconciler:
         self._outcome: Outcome | None = None
         self._settling = True
         self._alarm: asyncio.TimerHandle | None = None
-        resolving.attach(decide=self.situation.decide, number=self._next, record=self._resolved, serving=last_good)
+        resolving.attach(
+            decide=self.situation.decide,
+            number=self._next,
+            record=self._resolved,
+            telling=telling,
+            look=self._tell_sources,
+            serving=last_good,
+        )
 
     def health_changed(self, service: str, endpoint: Endpoint, health: Health) -> None:
         """An endpoint's status has changed, or its first result is in; the checker holds it, this wakes us."""
         if health.status is not Status.CHECKING:
-            log.info("%s: %s is %s: %s", service, endpoint, health.status, health.reason)
+            fields = {"service": service, "instance": str(endpoint), "cause": self._telling.events.cause(service)}
+            log.info("%s: %s is %s: %s", service, endpoint, health.status, health.reason, extra={"context": fields})
         self._wake()
 
     def evidence_changed(self) -> None:
@@ -215,12 +226,16 @@ class Reconciler:
         generation = self._generation + 1
         urgent = False
         decisions = [self._decide(entry) for entry in self._entries]
+        self._tell_sources()
         self._again(decisions)
         for entry, decision in zip(self._entries, decisions, strict=True):
             urgent = urgent or entry.loses(decision)
-            self._say(entry, decision.alarms)
+            self._telling.decided(decision)
             if decision.upstream is not None and decision.upstream != entry.upstream:
+                entry.cause = self._telling.chosen(entry.name, entry.serving, decision.upstream)
                 await self._render(entry, decision.upstream, generation)
+            else:
+                self._telling.settled(decision)
         now = self._clock()
         due = [entry for entry in self._entries if entry.due(now)]
         if due:
@@ -244,6 +259,9 @@ class Reconciler:
             return
         self._record(outcome, due, changed_at)
         self._look.set()
+
+    def _tell_sources(self) -> None:
+        self._telling.sources(self.situation.sources.values())
 
     def _again(self, decisions: list[Decision]) -> None:
         """Wake when a decision will be another one by itself."""
@@ -279,23 +297,26 @@ class Reconciler:
         self._outcome = outcome
         self._applied(outcome)
         changes = ", ".join(filter(None, (entry.difference() for entry in due))) or "the same servers"
+        self._telling.applied(outcome, [entry.told() for entry in due if entry.document is not None])
+        causes = ",".join(entry.cause.id for entry in due if entry.cause is not None and entry.cause.id)
+        fields: dict[str, object] = {
+            "services": ",".join(entry.name for entry in due),
+            "outcome": outcome.kind,
+            "cause": causes,
+        }
         for entry in due:
             entry.conclude(outcome, now, self._unavailable)
         if outcome.kind is not OutcomeKind.UNCHANGED:
             self._pace.ended(changed_at=changed_at, now=now)
         if outcome.kind not in CONFIRMED:
             names = ", ".join(entry.name for entry in due)
-            log.error("%s: %s: %s", names, outcome.kind, outcome.detail, extra={"fields": {"outcome": outcome.kind}})
+            log.error("%s: %s: %s", names, outcome.kind, outcome.detail, extra={"context": fields})
         elif outcome.kind is OutcomeKind.APPLIED:
             duration = outcome.duration * 1000
-            log.info("nginx serves generation %d after %.0f ms: %s", self._generation, duration, changes)
+            fields |= {"generation": self._generation, "duration_seconds": outcome.duration}
+            sentence = "nginx serves generation %d after %.0f ms: %s"
+            log.info(sentence, self._generation, duration, changes, extra={"context": fields})
             self._persist(self.carried())
-
-    def _say(self, entry: Entry, alarms: tuple[str, ...]) -> None:
-        for sentence in alarms:
-            if sentence not in entry.said:
-                log.warning("%s", sentence, extra={"fields": {"service": entry.name}})
-        entry.said = frozenset(alarms)
 
     async def _watch_nginx(self) -> None:
         """Look at nginx every second, and more often for a while after an apply, since a deploy waits for old workers

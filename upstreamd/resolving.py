@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from upstreamd.apply import Choice, ResolveRoute
 from upstreamd.config import Config, ServiceSettings
 from upstreamd.errors import ApplyError, RenderError
+from upstreamd.events import Cause
 from upstreamd.model import Clock, Decision, Document, Endpoint, Outcome, OutcomeKind, State, Upstream
 from upstreamd.picture import ServiceView
 from upstreamd.render import document
 from upstreamd.state import marker_on_disk
+from upstreamd.telling import Applied, Telling
 
 log = logging.getLogger("upstreamd.resolving")
 
@@ -40,7 +42,7 @@ class _Service:
     generation: int = 0
     digest: str = ""
     applied_at: float | None = None
-    said: tuple[str, ...] = ()
+    cause: Cause | None = None
     published_at: float = 0.0
     published: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: str = ""
@@ -76,13 +78,17 @@ class Resolving:
         decide: Callable[[ServiceSettings, Upstream | None], Decision],
         number: Callable[[], int],
         record: Callable[[Outcome], None],
+        telling: Telling,
+        look: Callable[[], None],
         serving: Mapping[str, Upstream],
     ) -> None:
         """Give what decides for a service and what nginx serves of it, what counts generations, who gets the outcomes,
-        and what was served last."""
+        who tells of them, what tells of the sources first, and what was served last."""
         self._decide = decide
         self._number = number
         self._record = record
+        self._telling = telling
+        self._look = look
         for service in self._services:
             service.serving = serving.get(service.settings.name)
 
@@ -134,6 +140,7 @@ class Resolving:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
+                self._look()
                 told = [self._publish(service) for service in self._services]
                 gather = self._config.apply.gather
                 # what changed nothing was no change, and does not make the next one wait
@@ -143,7 +150,7 @@ class Resolving:
         """Tell nginx what is decided now; False where it was told. Nothing is rendered or written first, for nginx
         waits for the answer."""
         decision = self._decide(service.settings, service.serving)
-        self._say(service, decision.alarms)
+        self._telling.decided(decision)
         if service.alarm is not None:
             service.alarm.cancel()
             service.alarm = None
@@ -154,7 +161,9 @@ class Resolving:
             return False
         draining = tuple(each.instance.endpoint for each in decision.members if each.state is State.DRAINING)
         if (decision.upstream, draining) == (service.upstream, service.draining):
+            self._telling.settled(decision)
             return False
+        service.cause = self._telling.chosen(decision.service, service.serving, decision.upstream)
         service.upstream, service.draining = decision.upstream, draining
         service.published_at = self._clock()
         try:
@@ -210,6 +219,7 @@ class Resolving:
         upstream, version, began = service.upstream, service.version, service.published_at
         if upstream is None:
             return
+        before, cause = service.serving, service.cause
         fetching = asyncio.ensure_future(self._fetched_in_time(service, began))
         try:
             service.unkept = await self._keep(service, upstream)
@@ -227,7 +237,11 @@ class Resolving:
             outcome = Outcome(OutcomeKind.APPLIED, digest, duration=took)
         if took is not None and not service.choice.problem:
             self._serves(service, upstream)
-        self._log(service, outcome)
+        number = service.document.generation if service.document is not None else 0
+        self._telling.applied(outcome, [Applied(service.settings.name, number, digest, before, upstream, cause)])
+        if outcome.kind is OutcomeKind.APPLIED and service.cause is cause:
+            service.cause = None
+        self._log(service, outcome, cause)
         self._record(outcome)
 
     def _serves(self, service: _Service, upstream: Upstream) -> None:
@@ -281,11 +295,17 @@ class Resolving:
             )
         return f"nginx has not fetched version {version} of {name} within {patience:g}s; it serves the set before"
 
-    def _log(self, service: _Service, outcome: Outcome) -> None:
+    def _log(self, service: _Service, outcome: Outcome, cause: Cause | None) -> None:
         name = service.settings.name
+        fields: dict[str, object] = {
+            "services": name,
+            "outcome": outcome.kind,
+            "cause": cause.id if cause is not None else "",
+        }
         if outcome.kind is not OutcomeKind.APPLIED:
-            log.error("%s: %s", outcome.kind, outcome.detail, extra={"fields": {"services": [name]}})
+            log.error("%s: %s: %s", name, outcome.kind, outcome.detail, extra={"context": fields})
             return
+        fields |= {"generation": service.generation, "duration_seconds": outcome.duration}
         log.info(
             "nginx serves generation %d after %.0f ms without a reload: %s %d",
             *(
@@ -294,14 +314,8 @@ class Resolving:
                 name,
                 len(service.serving.servers if service.serving else ()),
             ),
-            extra={"fields": {"generation": service.generation}},
+            extra={"context": fields},
         )
-
-    def _say(self, service: _Service, alarms: tuple[str, ...]) -> None:
-        for sentence in alarms:
-            if sentence not in service.said:
-                log.warning("%s", sentence, extra={"fields": {"service": service.settings.name}})
-        service.said = alarms
 
 
 def _tell_choice(service: _Service) -> None:

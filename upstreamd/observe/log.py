@@ -1,7 +1,8 @@
 """How the program speaks on stderr: one line a record, as text for people or JSON for machines.
 
-A record's structured fields travel as `extra={"fields": {"service": "app", ...}}`. Discovered text may stand in the
-sentence and in the fields; it can neither begin a line of its own nor steer a terminal.
+A record's structured fields travel as `extra={"fields": {"service": "app", ...}}`; those that repeat for machines what
+the sentence says already as `extra={"context": {...}}`. Discovered text may stand in the sentence and in the fields; it
+can neither begin a line of its own nor steer a terminal.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: `time`, `level`, `logger`, `message`, the record's fields, and `exception` where there is one.
+    """One object a line: `time`, `level`, `logger`, `message`, the record's context and fields, and `exception` where
+    there is one.
 
     A field that has the name of one of these is written as `field_NAME`.
     """
@@ -70,16 +72,22 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _cut(record.getMessage(), MAX_MESSAGE),
         }
-        for name, value in _fields(record).items():
+        for name, value in (_context(record) | _fields(record)).items():
             content[f"field_{name}" if name in _RESERVED else name] = _plain(value)
         if trace := _trace(self, record):
             content["exception"] = trace
         return json.dumps(content)
 
 
-def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+def _fields(record: logging.LogRecord) -> dict[str, object]:
     fields = getattr(record, "fields", None)
-    return fields if isinstance(fields, Mapping) else {}
+    return dict(fields) if isinstance(fields, Mapping) else {}
+
+
+def _context(record: logging.LogRecord) -> dict[str, object]:
+    """What was said of the record's context, without what is empty."""
+    context = getattr(record, "context", None)
+    return {name: value for name, value in context.items() if value != ""} if isinstance(context, Mapping) else {}
 
 
 def _time(record: logging.LogRecord) -> str:

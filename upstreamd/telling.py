@@ -1,0 +1,236 @@
+"""Tells what happens, for those who only look: one event a change of mind, and the history of what nginx served.
+
+Looks at the pictures between which a cycle lies, not at every change in between, so that a flapping fleet costs a few
+events a cycle.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from upstreamd.events import Cause, Events, Kind
+from upstreamd.history import History, Now, Served
+from upstreamd.model import Decision, Endpoint, Instance, Member, Outcome, OutcomeKind, SourceState, State, Upstream
+
+log = logging.getLogger("upstreamd")
+
+NAMED = 8
+"""Instances that one cycle's events name; more are counted."""
+MAX_ERRORS = 8
+"""Different errors of one source that are told while it does not answer."""
+CONFIRMED = (OutcomeKind.APPLIED, OutcomeKind.UNCHANGED)
+
+_Key = tuple[str, Endpoint]
+
+
+class Applied(NamedTuple):
+    """One service in one apply: what was put in force or was to be, and what nginx served before."""
+
+    service: str
+    generation: int
+    digest: str
+    before: Upstream | None
+    after: Upstream | None
+    cause: Cause | None = None
+
+
+@dataclass(slots=True)
+class _Source:
+    """What was last told of one source."""
+
+    state: SourceState
+    instances: dict[_Key, Instance] = field(default_factory=dict)
+    errors: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Service:
+    """What was last told of one service."""
+
+    states: dict[Endpoint, State] = field(default_factory=dict)
+    versions: dict[Endpoint, str] = field(default_factory=dict)
+    alarms: frozenset[str] = frozenset()
+    panic: bool = False
+    failure: tuple[object, ...] = ()
+
+
+class Telling:
+    """Publishes to `events` and records in `history`. `split` gives the version split in force of a service."""
+
+    def __init__(
+        self, events: Events, history: History, split: Callable[[str], Mapping[str, int]] = lambda _service: {}
+    ) -> None:
+        self.events = events
+        self.history = history
+        self._split = split
+        self._sources: dict[str, _Source] = {}
+        self._services: dict[str, _Service] = {}
+
+    def sources(self, states: Iterable[SourceState]) -> None:
+        """Tell what the sources say otherwise than when last looked at."""
+        for state in states:
+            told = self._sources.get(state.name)
+            if told is None:
+                told = self._sources[state.name] = _Source(SourceState(state.name))
+            if told.state is not state:
+                self._source(told, state)
+
+    def decided(self, decision: Decision) -> None:
+        """Tell whose state is another one than when last decided, and which alarms are new or over."""
+        service = self._services.setdefault(decision.service, _Service())
+        self._states(service, decision)
+        for sentence in decision.alarms:
+            if sentence not in service.alarms:
+                log.warning("%s", sentence, extra={"fields": {"service": decision.service}})
+                self._decision(decision.service, sentence)
+        if service.panic and not decision.panic:
+            self._decision(decision.service, f"{decision.service} is in panic no more")
+        elif service.alarms and not decision.alarms:
+            self._decision(decision.service, f"{decision.service} has no alarm any more")
+        service.alarms, service.panic = frozenset(decision.alarms), decision.panic
+
+    def chosen(self, service: str, before: Upstream | None, after: Upstream) -> Cause:
+        """Tell that other servers shall serve from now on, and return why: the service's open cause, now closed."""
+        cause = self.events.take(service)
+        if cause is None or not cause.text:
+            otherwise = "upstreamd has started" if before is None else "time has passed"
+            cause = Cause(cause.id if cause is not None else "", otherwise)
+        added, removed = _difference(before, after)
+        changes = _listed([f"+{each}" for each in added] + [f"-{each}" for each in removed]) or "with other weights"
+        text = f"{_count(len(after.servers))} shall serve {service}: {changes}"
+        self.events.publish(Kind.DECISION, text, service=service, cause=cause.id)
+        return cause
+
+    def settled(self, decision: Decision) -> None:
+        """Nothing is to be done about what was told; the service's cause ends unless somebody is still on the way."""
+        if not any(member.state is State.CHECKING for member in decision.members):
+            self.events.take(decision.service)
+
+    def applied(self, outcome: Outcome, services: Sequence[Applied]) -> None:
+        """Tell what an apply came to, and record what nginx serves now. What repeats itself is told once."""
+        for each in services:
+            told = self._services.setdefault(each.service, _Service())
+            failed = outcome.kind not in CONFIRMED
+            same = (outcome.kind, outcome.detail, each.digest) if failed else ()
+            if failed and same == told.failure:
+                continue
+            news = failed or told.failure or outcome.kind is OutcomeKind.APPLIED
+            told.failure = same
+            if news:
+                cause = each.cause.id if each.cause is not None else ""
+                self.events.publish(Kind.APPLY, _told(outcome, each), service=each.service, cause=cause)
+        if outcome.kind in CONFIRMED:
+            self._record(outcome, services)
+
+    def _record(self, outcome: Outcome, services: Sequence[Applied]) -> None:
+        """One entry a generation: services whose text was refused earlier keep the number they got then."""
+        for generation in sorted({each.generation for each in services}):
+            found = [each for each in services if each.generation == generation and each.after is not None]
+            causes = [each.cause for each in found if each.cause is not None]
+            self.history.record(
+                generation,
+                {each.service: self._now(each) for each in found},
+                cause="; ".join(dict.fromkeys(cause.text for cause in causes)),
+                cause_id=next((cause.id for cause in causes if cause.id), ""),
+                digest=found[0].digest if len(found) == 1 else outcome.digest,
+            )
+
+    def _now(self, applied: Applied) -> Now:
+        versions = self._services[applied.service].versions
+        servers = applied.after.servers if applied.after is not None else ()
+        served = (
+            Served(each.address, each.port, each.weight, each.backup, versions.get(each.endpoint, ""))
+            for each in servers
+        )
+        return Now(applied.digest, tuple(served), self._split(applied.service))
+
+    def _source(self, told: _Source, state: SourceState) -> None:
+        instances = {(each.service, each.endpoint): each for each in state.snapshot.instances} if state.snapshot else {}
+        self._answers(told, state)
+        services = {service for service, _ in told.instances.keys() ^ instances.keys()}
+        for service in sorted(services):
+            joined = [str(key[1]) for key in sorted(instances.keys() - told.instances.keys()) if key[0] == service]
+            left = [str(key[1]) for key in sorted(told.instances.keys() - instances.keys()) if key[0] == service]
+            changes = _listed([f"+{each}" for each in joined] + [f"-{each}" for each in left])
+            only = joined + left
+            self.events.publish(
+                Kind.DISCOVERY,
+                f"{state.name}: {changes}",
+                service=service,
+                instance=only[0] if len(only) == 1 else "",
+            )
+        told.state, told.instances = state, instances
+
+    def _answers(self, told: _Source, state: SourceState) -> None:
+        """Tell that a source fails, holds what it lost, or answers again."""
+        before = told.state
+        if state.ok:
+            if not before.ok:
+                count = _count(len(state.snapshot.instances) if state.snapshot else 0)
+                again = " again" if told.errors else ""
+                self.events.publish(Kind.DISCOVERY, f"{state.name} answers{again}: {count}")
+                told.errors.clear()
+        elif state.error != before.error and state.error not in told.errors and len(told.errors) < MAX_ERRORS:
+            told.errors.add(state.error)
+            self.events.publish(Kind.DISCOVERY, f"{state.name} does not answer well: {state.error}")
+
+    def _states(self, service: _Service, decision: Decision) -> None:
+        """Health events for the members whose state is another one; those that are new are not told as such."""
+        changed: dict[State, list[Member]] = {}
+        states: dict[Endpoint, State] = {}
+        for member in decision.members:
+            endpoint = member.instance.endpoint
+            states[endpoint] = member.state
+            if service.states.get(endpoint, State.CHECKING) is not member.state:
+                changed.setdefault(member.state, []).append(member)
+        service.states = states
+        service.versions = {
+            member.instance.endpoint: member.instance.version for member in decision.members if member.instance.version
+        }
+        for state, members in changed.items():
+            if sum(map(len, changed.values())) <= NAMED:
+                for member in members:
+                    self._health(decision.service, f"is {state}: {member.reason}", member)
+            else:
+                first = f"{members[0].instance.endpoint} ({members[0].reason})"
+                sentence = (
+                    f"{_count(len(members))} {'is' if len(members) == 1 else 'are'} {state}, the first is {first}"
+                )
+                self.events.publish(Kind.HEALTH, sentence, service=decision.service)
+
+    def _health(self, service: str, sentence: str, member: Member) -> None:
+        instance = str(member.instance.endpoint)
+        self.events.publish(Kind.HEALTH, f"{instance} {sentence}", service=service, instance=instance)
+
+    def _decision(self, service: str, text: str) -> None:
+        self.events.publish(Kind.DECISION, text, service=service, cause=self.events.cause(service))
+
+
+def _told(outcome: Outcome, applied: Applied) -> str:
+    """What became of one service in an apply, in one sentence."""
+    if outcome.kind not in CONFIRMED:
+        return f"{applied.service} is not applied, {outcome.kind}: {outcome.detail}"
+    added, removed = _difference(applied.before, applied.after)
+    changes = _listed([f"+{each}" for each in added] + [f"-{each}" for each in removed]) or "the same servers"
+    took = f" after {outcome.duration * 1000:.0f} ms" if outcome.kind is OutcomeKind.APPLIED else ""
+    return f"nginx serves generation {applied.generation} of {applied.service}{took}: {changes}"
+
+
+def _difference(before: Upstream | None, after: Upstream | None) -> tuple[list[Endpoint], list[Endpoint]]:
+    """The endpoints that come and go."""
+    was = {server.endpoint for server in before.servers} if before is not None else set()
+    now = {server.endpoint for server in after.servers} if after is not None else set()
+    return sorted(now - was), sorted(was - now)
+
+
+def _listed(changes: Sequence[str]) -> str:
+    if len(changes) > NAMED:
+        return f"{' '.join(changes[:NAMED])} and {len(changes) - NAMED} more"
+    return " ".join(changes)
+
+
+def _count(number: int) -> str:
+    return "1 instance" if number == 1 else f"{number} instances"
