@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -247,7 +247,8 @@ class Decision:
     """Who serves one service. `upstream` is None where nothing may be written: nginx keeps what it has.
 
     `alarms` are sentences an operator has to see (conflicting claims, everything unhealthy, panic). `again_at` is when
-    the same facts will lead to another decision (monotonic seconds), None where they will not.
+    the same facts will lead to another decision (monotonic seconds), None where they will not. `split` is how an order
+    shares the requests between versions, in percent by version (the empty one: every other); empty without such order.
     """
 
     service: str
@@ -256,6 +257,7 @@ class Decision:
     panic: bool = False
     alarms: tuple[str, ...] = ()
     again_at: float | None = None
+    split: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""What survives a restart: the last good snapshot of every source, what was served, and who owns which endpoint."""
+"""What survives a restart: the last good snapshot of every source, what was served, who owns which endpoint, and what
+operators have ordered."""
 
 from __future__ import annotations
 
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import msgspec
 
+from upstreamd.decide import EVERY, Drain, Split, Turn, Versions
 from upstreamd.model import Clock, Endpoint, Instance, Marker, Server, Snapshot, Upstream
 
 log = logging.getLogger("upstreamd.state")
 
-VERSION = 1
+VERSION = 2
+"""Of the format. 1 knew no orders; it is read as a state in which none were given."""
 MAX_BYTES = 64 * 1024 * 1024
 MARKER_BYTES = 512
 
@@ -29,6 +32,8 @@ class Saved:
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     owners: Mapping[Endpoint, str] = field(default_factory=dict)
     generation: int = 0
+    drains: tuple[Drain, ...] = ()
+    versions: Mapping[str, Versions] = field(default_factory=dict)
 
     def snapshot(self, source: str, admits: Callable[[Instance], bool]) -> Snapshot | None:
         """What is known of a source, less what it may not name any more.
@@ -55,12 +60,31 @@ class _SavedUpstream(msgspec.Struct, frozen=True):
     servers: list[Server]
 
 
+class _SavedDrain(msgspec.Struct, frozen=True):
+    """As Drain, with the endpoint as two keys."""
+
+    service: str
+    address: str
+    port: int
+    id: str = ""
+    by: str = ""
+    at: float = 0.0
+    vanished: float | None = None
+
+
+class _SavedVersions(msgspec.Struct, frozen=True):
+    splits: list[Split] = []
+    turns: list[Turn] = []
+
+
 class _File(msgspec.Struct, frozen=True):
     version: int
     generation: int = 0
     sources: dict[str, _SavedSource] = {}
     upstreams: dict[str, _SavedUpstream] = {}
     owners: list[tuple[str, int, str]] = []
+    drains: list[_SavedDrain] = []
+    versions: dict[str, _SavedVersions] = {}
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -112,7 +136,11 @@ class StateFile:
         }
         upstreams = {name: _SavedUpstream(list(upstream.servers)) for name, upstream in saved.upstreams.items()}
         owners = [(endpoint.address, endpoint.port, owner) for endpoint, owner in saved.owners.items()]
-        content = msgspec.json.encode(_File(VERSION, saved.generation, sources, upstreams, owners))
+        drains = [
+            _SavedDrain(each.service, *each.endpoint, each.id, each.by, each.at, each.vanished) for each in saved.drains
+        ]
+        versions = {name: _SavedVersions(list(each.splits), list(each.turns)) for name, each in saved.versions.items()}
+        content = msgspec.json.encode(_File(VERSION, saved.generation, sources, upstreams, owners, drains, versions))
         try:
             _replace(self._path, content)
             self._complained = False
@@ -143,6 +171,8 @@ class StateFile:
             {name: Upstream(name, tuple(upstream.servers)) for name, upstream in file.upstreams.items()},
             {_checked(Endpoint(address, port)): owner for address, port, owner in file.owners},
             file.generation,
+            tuple(_drain(each) for each in file.drains),
+            {name: _versions(each) for name, each in file.versions.items()},
         )
 
     def _quarantine(self, reason: str) -> Saved:
@@ -164,6 +194,22 @@ def _checked(endpoint: Endpoint) -> Endpoint:
     if str(ipaddress.ip_address(endpoint.address)) != endpoint.address or not 1 <= endpoint.port <= 65535:
         raise ValueError(f"{endpoint} is no endpoint")
     return endpoint
+
+
+def _drain(saved: _SavedDrain) -> Drain:
+    """Raises ValueError."""
+    endpoint = _checked(Endpoint(saved.address, saved.port))
+    return Drain(saved.service, endpoint, saved.id, saved.by, saved.at, saved.vanished)
+
+
+def _versions(saved: _SavedVersions) -> Versions:
+    """Raises ValueError for turns to a split that is not there, and for parts that are none."""
+    known = {split.number for split in saved.splits}
+    if any(turn.number not in known and turn.number != EVERY for turn in saved.turns):
+        raise ValueError("a version split is missing")
+    if any(not 1 <= split.weight <= 100 or not split.version for split in saved.splits):
+        raise ValueError("a version split has no version, or a part that is none")
+    return Versions(tuple(saved.splits), tuple(saved.turns))
 
 
 def marker_on_disk(path: str) -> Marker | None:

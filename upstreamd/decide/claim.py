@@ -13,11 +13,13 @@ MAX_REFUSALS = 20
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An instance and the source that reported it; `held` where the source does not name it any more."""
+    """An instance and the source that reported it; `held` where the source does not name it any more. `drained_by` is
+    the operator who drained it, empty where nobody did."""
 
     instance: Instance
     source: str
     held: bool = False
+    drained_by: str = ""
 
     @property
     def identity(self) -> str:

@@ -8,9 +8,10 @@ from types import MappingProxyType
 
 from upstreamd.config import ServiceSettings
 from upstreamd.decide.claim import Claim
-from upstreamd.decide.degraded import reduced
-from upstreamd.decide.warmup import warmed
-from upstreamd.model import Decision, Ejection, Endpoint, Health, Member, Server, State, Status, Upstream
+from upstreamd.decide.degraded import FINEST, reduced
+from upstreamd.decide.versions import LARGEST, Split, shared
+from upstreamd.decide.warmup import STEPS, warmed
+from upstreamd.model import Decision, Ejection, Endpoint, Health, Instance, Member, Server, State, Status, Upstream
 
 _WITHOUT_BACKUP = ("hash", "ip_hash", "random")
 _STATES = {
@@ -39,6 +40,7 @@ def decide(
     refused: Sequence[str] = (),
     ejected: Mapping[Endpoint, Ejection] = _NONE,
     taken: Collection[Endpoint] = (),
+    split: Split | None = None,
     now: float = 0.0,
 ) -> Decision:
     """Decide who serves one service.
@@ -46,18 +48,20 @@ def decide(
     `before` is the last good upstream (of this run or an earlier one), which `all_unhealthy = "keep"` falls back on,
     less what is `taken`: endpoints that now belong to other services; `unavailable` is where our 503 responder
     listens; `refused` are conflicts to be shown with the service; `ejected` are out for what nginx saw of them, and
-    count as unhealthy while another instance is healthy; `now` (monotonic seconds) tells how long instances have been
-    healthy. The upstream of the result always has a server that is not
-    a backup; it is None where nothing is known yet, so that nginx keeps what it has.
+    count as unhealthy while another instance is healthy; `split` says which versions get how much, None that all serve
+    alike; `now` (monotonic seconds) tells how long instances have been healthy. The upstream of the result always has a
+    server that is not a backup; it is None where nothing is known yet, so that nginx keeps what it has.
     """
-    states = [(claim, *_state(claim, health.get(claim.instance.endpoint, _UNKNOWN))) for claim in claims]
+    judged = [(claim, *_state(claim, health.get(claim.instance.endpoint, _UNKNOWN))) for claim in claims]
+    states, idle = _divided(judged, split)
     states = _without_ejected(states, ejected)
+    claims = [claim for claim, _, _, _ in states]
     healthy = [claim for claim, state, _, _ in states if state is State.HEALTHY]
     settled = [claim for claim, state, _, _ in states if state in (State.HEALTHY, State.UNHEALTHY)]
     panic = bool(settled) and len(healthy) * 100 < settings.panic_threshold * len(settled)
     willing = [] if healthy else _willing(claims, health, before)
     chosen = [*settled, *willing] if panic else healthy or willing
-    alarms = list(refused)
+    alarms = [*refused, *_without_version(settings, split, healthy, idle)]
     if willing:
         alarms.append(f"{settings.name} has no healthy instance; the {len(willing)} that ask to be drained serve on")
     if panic:
@@ -65,33 +69,109 @@ def decide(
             f"{settings.name} is in panic: {len(healthy)} of {len(settled)} instances are healthy, less than"
             f" {settings.panic_threshold} %, so all {len(settled)} serve"
         )
+    again_at = None
     if chosen:
-        servers = _servers(settings, chosen)
+        servers, again_at, sentence = _weighted(settings, chosen, states, health, split, now)
     else:
-        last_good = tuple(server for server in before.servers if server.endpoint not in taken) if before else None
+        last_good = _last_good(before, taken, idle)
         fading = _fading(claims, health, last_good or ())
         together = [] if last_good is None else _failed_together(settled, health)
+        if last_good and _outside(last_good, idle):
+            together = []  # what serves on is another version: it gets no company
         servers, sentence = _last_resort(settings, claims, settled, last_good, fading, together, unavailable)
-        if sentence:
-            alarms.append(sentence)
+    if sentence:
+        alarms.append(sentence)
     serving = {server.endpoint for server in servers}
     members = tuple(
         Member(claim.instance, claim.source, state, claim.instance.endpoint in serving, reason, since)
-        for claim, state, reason, since in states
+        for claim, state, reason, since in (sorted([*states, *idle], key=_order) if idle else states)
     )
-    again_at = None
-    if settings.slow_start and chosen:
+    upstream = _upstream(settings, servers) if servers else None
+    shares = split.shares() if split is not None else {}
+    return Decision(settings.name, upstream, members, panic, tuple(alarms), again_at, shares)
+
+
+def _order(judged: _Judged) -> Instance:
+    return judged[0].instance
+
+
+def _divided(judged: list[_Judged], split: Split | None) -> tuple[list[_Judged], list[_Judged]]:
+    """Those whose version gets requests, and those whose version does not."""
+    if split is None:
+        return judged, []
+    states = [each for each in judged if split.includes(each[0].instance)]
+    return states, [_idle(each, split) for each in judged if not split.includes(each[0].instance)]
+
+
+def _idle(judged: _Judged, split: Split) -> _Judged:
+    claim, state, reason, since = judged
+    if state is not State.HEALTHY:
+        return judged
+    named = f"version {claim.instance.version}" if claim.instance.version else "an instance without version"
+    return claim, state, f"{named} gets no requests: {split} is active; {reason}", since
+
+
+def _without_version(
+    settings: ServiceSettings, split: Split | None, healthy: Sequence[Claim], idle: Sequence[_Judged]
+) -> list[str]:
+    """The sentence that says that nobody of the active version is healthy."""
+    if split is None or healthy:
+        return []
+    waiting = sorted({claim.instance.version for claim, state, _, _ in idle if state is State.HEALTHY})
+    ready = sum(state is State.HEALTHY for _, state, _, _ in idle)
+    remedy = (
+        f"{ready} of {', '.join(version or 'no version' for version in waiting)} would be healthy: switch or roll back"
+        if ready
+        else "no other version has one either"
+    )
+    return [f"{settings.name} has no healthy instance of the active version ({split}); {remedy}"]
+
+
+def _weighted(
+    settings: ServiceSettings,
+    chosen: Sequence[Claim],
+    states: Sequence[_Judged],
+    health: Mapping[Endpoint, Health],
+    split: Split | None,
+    now: float,
+) -> tuple[tuple[Server, ...], float | None, str]:
+    """The servers with the weights they have now, when these change by themselves, and what an operator has to know."""
+    servers, again_at, sentence = _servers(settings, chosen), None, ""
+    less = {endpoint for endpoint, found in health.items() if found.degraded}
+    if split is not None:
+        versions = {claim.instance.endpoint: claim.instance.version for claim in chosen}
+        largest = LARGEST // (STEPS if settings.slow_start else 1) // (FINEST if less else 1)
+        servers, sentence = shared(servers, versions, split, largest=largest)
+    if settings.slow_start:
         since = {claim.instance.endpoint: at for claim, state, _, at in states if state is State.HEALTHY}
         servers, again_at = warmed(servers, since, settings.slow_start, now)
-    less = {endpoint for endpoint, found in health.items() if found.degraded}
-    if less and chosen:
+    if less:
         servers = reduced(servers, less, settings.health.degraded_weight_percent)
-    upstream = _upstream(settings, servers) if servers else None
-    return Decision(settings.name, upstream, members, panic, tuple(alarms), again_at)
+    return servers, again_at, f"{settings.name}: {sentence}" if sentence else ""
+
+
+def _last_good(
+    before: Upstream | None, taken: Collection[Endpoint], idle: Sequence[_Judged]
+) -> tuple[Server, ...] | None:
+    """What may serve on of what served last: nothing that another service has now, and of versions that get no requests
+    only where nothing else is left."""
+    if before is None:
+        return None
+    known = tuple(server for server in before.servers if server.endpoint not in taken)
+    resting = {claim.instance.endpoint for claim, _, _, _ in idle}
+    return tuple(server for server in known if server.endpoint not in resting) or known
+
+
+def _outside(servers: Sequence[Server], idle: Sequence[_Judged]) -> bool:
+    """Whether one of these is of a version that gets no requests."""
+    resting = {claim.instance.endpoint for claim, _, _, _ in idle}
+    return any(server.endpoint in resting for server in servers)
 
 
 def _state(claim: Claim, health: Health) -> tuple[State, str, float]:
     instance = claim.instance
+    if claim.drained_by:
+        return State.DRAINING, f"drained by {claim.drained_by}", health.since
     if instance.draining:
         return State.DRAINING, f"{claim.source} asks to drain it", health.since
     if instance.withheld:
