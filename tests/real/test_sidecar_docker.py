@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -40,8 +41,14 @@ def containers(service: str, count: int) -> Iterator[list[DockerContainer]]:
             container.stop()
 
 
-def name_of(container: DockerContainer) -> str:
-    return str(container.get_wrapped_container().short_id)
+def names(*of: DockerContainer) -> set[str]:
+    """What the containers call themselves: their host names."""
+    return {str(container.get_wrapped_container().short_id) for container in of}
+
+
+def serving(load: Load) -> set[str]:
+    """The instances that have answered lately; an answer also tells of the request."""
+    return {json.loads(answer)["instance"] for answer in load.answers if not load.quiet(answer)}
 
 
 async def test_docker_stop_under_load_fails_no_request(nginx_binary: str, tmp_path: Path) -> None:
@@ -54,17 +61,14 @@ async def test_docker_stop_under_load_fails_no_request(nginx_binary: str, tmp_pa
         text = sidecar.config.read_text().replace("services.app_servers", f"services.{service}")
         sidecar.config.write_text(text)
         async with beside(nginx, sidecar), Load(f"http://127.0.0.1:{nginx.port}/").running() as load:
-            await eventually(lambda: len(load.answers) == 2, "both containers to serve")
+            await eventually(lambda: serving(load) == names(first, second), "both containers to serve")
             with containers(service, 1) as (third,):
-                await eventually(lambda: len(load.answers) == 3, "the new container to serve")
+                await eventually(lambda: serving(load) == names(first, second, third), "the new container to serve")
                 stopping = asyncio.create_task(
                     asyncio.to_thread(first.get_wrapped_container().stop, timeout=20)  # what `docker stop` does
                 )
                 before = load.total
                 await stopping
                 assert load.total > before
-                left = {name for name in load.answers if name_of(second) in name or name_of(third) in name}
-                await eventually(
-                    lambda: {name for name in load.answers if not load.quiet(name)} == left, "only the others to serve"
-                )
+                await eventually(lambda: serving(load) == names(second, third), "only the others to serve")
         assert load.failures == []
