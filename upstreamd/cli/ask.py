@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from upstreamd.config import Listen
+from upstreamd.config import AdminSettings, Listen
 from upstreamd.errors import UpstreamdError
 
 PATIENCE = 5.0
 MAX_BYTES = 64 * 1024 * 1024
+MAX_TOKEN = 4096
 _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what listens on every address is asked on loopback
 
 Document = dict[str, Any]
@@ -20,6 +24,14 @@ Document = dict[str, Any]
 
 class UnreachableError(UpstreamdError):
     """The sidecar does not answer, or something else does."""
+
+
+class RefusedError(UpstreamdError):
+    """The sidecar answers that it will not; `status` is of HTTP."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        self.status = status
+        super().__init__(reason)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -36,29 +48,58 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def ask(listen: Listen, path: str, patience: float = PATIENCE) -> Document:
-    """What the sidecar at `listen` answers to GET `path`, within `patience` seconds. Raises UnreachableError."""
+def ask(admin: AdminSettings, path: str, patience: float = PATIENCE) -> Document:
+    """What the sidecar at `admin.listen` answers to GET `path`, within `patience` seconds.
+
+    Raises RefusedError for what it does not answer (4xx), UnreachableError where it does not answer at all.
+    """
+    return exchange(admin, "GET", path, None, patience)
+
+
+def order(admin: AdminSettings, path: str, said: Mapping[str, object], patience: float = PATIENCE) -> Document:
+    """What the sidecar answers to an order, POST `path` with the JSON object `said`; raises as `ask` does."""
+    return exchange(admin, "POST", path, json.dumps(said).encode(), patience)
+
+
+def exchange(admin: AdminSettings, method: str, path: str, body: bytes | None, patience: float) -> Document:
+    """One request and its answer, within `patience` seconds; raises as `ask` does."""
+    listen = admin.listen
     deadline = time.monotonic() + patience
-    connection = _connect(listen, patience)
+    connection = connect(admin, patience)
     try:
-        connection.request("GET", path, headers={"Accept": "application/json"})
+        connection.request(method, path, body, headers(admin, body))
         response = connection.getresponse()
-        body = _read(connection, response, deadline)
+        received = _read(connection, response, deadline)
     except TimeoutError as error:
         raise UnreachableError(f"upstreamd at {listen} does not answer within {patience:g}s; see its log") from error
     except OSError as error:
-        raise UnreachableError(f"upstreamd cannot be reached at {listen}: {_reason(error)}") from error
+        raise UnreachableError(f"upstreamd cannot be reached at {listen}: {reason(error)}") from error
     except http.client.HTTPException as error:
         raise UnreachableError(f"what listens at {listen} is not upstreamd: it does not speak HTTP") from error
     finally:
         connection.close()
-    return _decode(listen, response.status, body)
+    return _decode(listen, response, received)
 
 
-def _connect(listen: Listen, patience: float) -> http.client.HTTPConnection:
+def connect(admin: AdminSettings, patience: float) -> http.client.HTTPConnection:
+    """A connection to the sidecar, not yet opened; what waits longer than `patience` seconds fails (TimeoutError)."""
+    listen = admin.listen
     if listen.socket:
         return _UnixConnection(listen.socket, patience)
     return http.client.HTTPConnection(_HERE.get(listen.host, listen.host), listen.port, timeout=patience)
+
+
+def headers(admin: AdminSettings, body: bytes | None = None) -> dict[str, str]:
+    """What a request carries: the token too, where there is one that we may read."""
+    sent = {"Accept": "application/json"}
+    if body is not None:
+        sent["Content-Type"] = "application/json"
+    if admin.token_file and not admin.listen.socket:
+        with contextlib.suppress(OSError):  # who needs the token and may not read it is told so by the answer
+            with Path(admin.token_file).open("rb") as file:
+                token = file.read(MAX_TOKEN).partition(b"\n")[0].strip()
+            sent["Authorization"] = f"Bearer {token.decode('latin-1')}"
+    return sent
 
 
 def _read(connection: http.client.HTTPConnection, response: http.client.HTTPResponse, deadline: float) -> bytes:
@@ -77,19 +118,23 @@ def _read(connection: http.client.HTTPConnection, response: http.client.HTTPResp
     raise http.client.HTTPException
 
 
-def _decode(listen: Listen, status: int, body: bytes) -> Document:
+def _decode(listen: Listen, response: http.client.HTTPResponse, body: bytes) -> Document:
     try:
         document = json.loads(body)
     except ValueError as error:
         raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not JSON") from error
     if not isinstance(document, dict):
         raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not an object")
-    if status != http.client.OK:
+    status = response.status
+    if 400 <= status < 500 and response.headers.get_content_type() == "application/problem+json":
+        raise RefusedError(str(document.get("detail", "the sidecar refuses without a reason")), status)
+    if status not in (http.client.OK, http.client.ACCEPTED):
         raise UnreachableError(f"upstreamd at {listen} answers {status}: {document.get('detail', 'without a reason')}")
     return document
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Why there is no connection, and what to do."""
     remedy = "start it with `upstreamd run`, or name the configuration of the one that runs with -c FILE"
     if isinstance(error, ConnectionRefusedError):
         return f"nothing listens there; {remedy}"

@@ -7,12 +7,12 @@ import json
 import sys
 import time
 
-from upstreamd.cli.ask import Document, UnreachableError, ask
+from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask
 from upstreamd.cli.command import Arguments, Command, declare_configuration
 from upstreamd.cli.configuration import read
 from upstreamd.cli.ending import Ending, end, say
 from upstreamd.cli.sheet import ALARM, Sheet, plain, sheet
-from upstreamd.config import Listen
+from upstreamd.config import AdminSettings
 from upstreamd.observe.printable import printable
 
 PATH = "/v1/status"
@@ -29,20 +29,22 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(arguments: Arguments) -> int:
-    listen = read(arguments.config).admin.listen
+    admin = read(arguments.config).admin
     service = arguments.service
     try:
-        document = ask(listen, PATH)
+        document = ask(admin, PATH)
         if service is not None and service not in document.get("services", {}):
             end(Ending.NO, _unknown(service, list(document.get("services", {}))))
         if arguments.json:
             say(json.dumps(_only(service, document), indent=2))
         elif arguments.watch:
-            _watch(listen, service, document)
+            _watch(admin, service, document)
         else:
             _show(sheet(_only(service, document)))
     except UnreachableError as error:
         end(Ending.UNREACHABLE, str(error))
+    except RefusedError as error:
+        end(Ending.NO, str(error))
     except KeyboardInterrupt:
         return Ending.DONE
     return Ending.DONE
@@ -73,13 +75,13 @@ def _show(page: Sheet) -> None:
     console().print(renderable(page))
 
 
-def _watch(listen: Listen, service: str | None, document: Document) -> None:
+def _watch(admin: AdminSettings, service: str | None, document: Document) -> None:
     """Shows the status again and again until interrupted; on a terminal, a sidecar that restarts is waited for."""
     if not sys.stdout.isatty():
         while True:
             say(plain(sheet(_only(service, document))) + "\n")
             time.sleep(REFRESH)
-            document = ask(listen, PATH)
+            document = ask(admin, PATH)
     from rich.live import Live
 
     from upstreamd.cli.colour import console, renderable
@@ -88,8 +90,8 @@ def _watch(listen: Listen, service: str | None, document: Document) -> None:
         while True:
             time.sleep(REFRESH)
             try:
-                page = sheet(_only(service, ask(listen, PATH)))
-            except UnreachableError as error:
+                page = sheet(_only(service, ask(admin, PATH)))
+            except (UnreachableError, RefusedError) as error:
                 page = Sheet((f"{ALARM}{printable(str(error))}",))
             live.update(renderable(page), refresh=True)
 

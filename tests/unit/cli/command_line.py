@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.unit.observe.pictures import clock, wall
 from upstreamd.config import AdminSettings, Listen
@@ -36,10 +36,10 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def sidecar(seen: Callable[[], Picture], listen: Listen = ANYWHERE) -> AsyncIterator[Listen]:
-    """An admin server that shows what `seen` gives; yields where it listens."""
+async def sidecar(seen: Callable[[], Picture], listen: Listen = ANYWHERE, **more: Any) -> AsyncIterator[Listen]:
+    """An admin server that shows what `seen` gives, with `more` settings; yields where it listens."""
     metrics = Metrics(seen, clock=clock, wall=wall)
-    server = AdminServer(AdminSettings(listen=listen), picture=seen, metrics=metrics, clock=clock, wall=wall)
+    server = AdminServer(AdminSettings(listen=listen, **more), picture=seen, metrics=metrics, clock=clock, wall=wall)
     await server.start()
     try:
         yield server.listen

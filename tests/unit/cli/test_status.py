@@ -19,7 +19,7 @@ import pytest
 from tests.unit.cli.command_line import Run, environment, sidecar, write_configuration
 from tests.unit.observe.pictures import DIGEST, clock, member, picture, wall
 from upstreamd.cli.ask import UnreachableError, ask
-from upstreamd.config import Listen
+from upstreamd.config import AdminSettings, Listen
 from upstreamd.model import NginxView, Outcome, OutcomeKind, Skipped, State
 from upstreamd.observe.status import status_document
 from upstreamd.picture import Picture
@@ -276,7 +276,20 @@ async def test_a_silent_sidecar_is_given_up() -> None:
     """Who accepts and never answers is waited for so long and no longer."""
     async with speaker(None) as listen:
         with pytest.raises(UnreachableError, match=r"does not answer within 0\.2s"):
-            await asyncio.to_thread(ask, listen, "/v1/status", 0.2)
+            await asyncio.to_thread(ask, AdminSettings(listen=listen), "/v1/status", 0.2)
+
+
+async def test_the_token_is_sent_where_reads_need_it(upstreamd: Run, tmp_path: Path) -> None:
+    """With `token_for_reads`, who may read the token file is answered; who may not is told what is missing, exit 1."""
+    (tmp_path / "token").write_text("right\n")
+    settings = {"token_file": str(tmp_path / "token"), "token_for_reads": True}
+    async with sidecar(seen, **settings) as listen:
+        path = write_configuration(tmp_path / "upstreamd.toml", listen)
+        ended = await upstreamd("status", "-c", str(path), UPSTREAMD__ADMIN__TOKEN_FILE=str(tmp_path / "token"))
+        assert (ended.code, ended.err) == (0, "")
+        refused = await upstreamd("status", "-c", str(path))
+        assert (refused.code, refused.out) == (1, "")
+        assert "admin.token_file" in refused.err
 
 
 async def test_it_starts_without_the_servers_libraries(tmp_path: Path) -> None:
