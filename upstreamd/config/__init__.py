@@ -1,9 +1,13 @@
 """Configuration: TOML and environment in, frozen values out; every error names its key path."""
 
 from upstreamd.config.aws import AWSAccount, AWSSource
+from upstreamd.config.dns import DnsSource
 from upstreamd.config.doubts import doubts
+from upstreamd.config.exec import ExecSource
+from upstreamd.config.http_sd import HttpSource
 from upstreamd.config.kinds import Listen, Network, seconds
 from upstreamd.config.kubernetes import KubernetesCluster, KubernetesSource
+from upstreamd.config.plugin import PluginSource
 from upstreamd.config.pm2 import PM2Daemon, PM2Source
 from upstreamd.config.read import load, parse
 from upstreamd.config.sources import ConsulAgent, ConsulSource, DockerEngine, DockerSource, FileSource
@@ -31,11 +35,14 @@ __all__ = [
     "Config",
     "ConsulAgent",
     "ConsulSource",
+    "DnsSource",
     "DockerEngine",
     "DockerSource",
     "EjectionSettings",
+    "ExecSource",
     "FileSource",
     "HealthSettings",
+    "HttpSource",
     "KubernetesCluster",
     "KubernetesSource",
     "Listen",
@@ -45,6 +52,7 @@ __all__ = [
     "PM2Daemon",
     "PM2Source",
     "PassiveSettings",
+    "PluginSource",
     "ResolverSettings",
     "ServiceSettings",
     "StateSettings",

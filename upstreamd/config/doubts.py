@@ -39,6 +39,11 @@ def _files(config: Config) -> Iterator[str]:
         "consul.ca_file": config.consul.ca_file,
     }
     for service in config.services:
+        if service.http is not None:
+            named[f"services.{service.name}.http.token_file"] = service.http.token_file
+            named[f"services.{service.name}.http.ca_file"] = service.http.ca_file
+        if service.exec is not None:
+            named[f"services.{service.name}.exec.command"] = service.exec.command[0]
         health = f"services.{service.name}.health"
         named[f"{health}.ca_file"] = service.health.ca_file
         named[f"{health}.client_certificate"] = service.health.client_certificate

@@ -6,6 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 
 from upstreamd.config.aws import AWSAccount, AWSSource
+from upstreamd.config.dns import DnsSource
+from upstreamd.config.exec import ExecSource
+from upstreamd.config.expectation import Condition, expression, json_expectation
+from upstreamd.config.http_sd import HttpSource
 from upstreamd.config.kinds import (
     Listen,
     Network,
@@ -14,7 +18,6 @@ from upstreamd.config.kinds import (
     flag,
     headers,
     integer,
-    json_expectation,
     listen,
     listen_or_off,
     mode,
@@ -23,14 +26,16 @@ from upstreamd.config.kinds import (
     text,
     texts,
     whole_seconds,
+    wire_text,
 )
 from upstreamd.config.kubernetes import KubernetesCluster, KubernetesSource
+from upstreamd.config.plugin import PluginSource
 from upstreamd.config.pm2 import PM2Daemon, PM2Source
 from upstreamd.config.setting import PATH, setting
 from upstreamd.config.sources import ConsulAgent, ConsulSource, DockerEngine, DockerSource, FileSource, Source
 from upstreamd.config.swarm import SwarmManager, SwarmSource
 
-SOURCE_KINDS = ("consul", "docker", "file", "aws", "pm2", "swarm", "kubernetes")
+SOURCE_KINDS = ("consul", "docker", "file", "dns", "http", "exec", "plugin", "aws", "pm2", "swarm", "kubernetes")
 """The sections of a service that name a source; each is a field of `ServiceSettings`."""
 
 _ZONE = (
@@ -125,21 +130,25 @@ class HealthSettings:
     rise: int = setting(2, integer(1, 100))
     fall: int = setting(3, integer(1, 100))
     port: int = setting(0, integer(0, 65535))
-    scheme: str = setting("http", choice("http", "https", "tcp"))
+    scheme: str = setting("http", choice("http", "https", "tcp", "grpc", "grpcs"))
     method: str = setting("GET", choice("GET", "HEAD", "POST", "OPTIONS"))
     connection: str = setting("keep-alive", choice("keep-alive", "close"))
     expect_status: tuple[tuple[int, int], ...] = setting("200", statuses)
     expect_content_type: str = setting(
         "application/json", text(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+", 'a media type like "application/json"')
     )
-    expect_json: tuple[tuple[str, object], ...] = setting({"status": "healthy"}, json_expectation)
+    expect_json: tuple[Condition, ...] = setting({"status": "healthy"}, json_expectation)
+    expect_body: str = setting("", expression)
     draining_word: str = setting("draining", text())
     degraded_word: str = setting("degraded", text())
     degraded_weight_percent: int = setting(50, integer(10, 100))
+    send: bytes = setting("", wire_text(1024))
+    expect: bytes = setting("", wire_text(1024))
+    grpc_service: str = setting("", text(r"[\w.$/-]{1,255}", "the name of a gRPC service"))
     headers: tuple[tuple[str, str], ...] = setting({}, headers)
     ca_file: str = setting("", text(*PATH))
     verify: bool = setting(True, flag)
-    server_name: str = setting("", text(r"[A-Za-z0-9.-]+", "a host name"))
+    server_name: str = setting("", text(r"[A-Za-z0-9-][A-Za-z0-9.-]*", "a host name that begins with no dot"))
     client_certificate: str = setting("", text(*PATH))
     client_key: str = setting("", text(*PATH))
 
@@ -189,6 +198,10 @@ class ServiceSettings:
     consul: ConsulSource | None = None
     docker: DockerSource | None = None
     file: FileSource | None = None
+    dns: DnsSource | None = None
+    http: HttpSource | None = None
+    exec: ExecSource | None = None
+    plugin: PluginSource | None = None
     aws: AWSSource | None = None
     pm2: PM2Source | None = None
     swarm: SwarmSource | None = None

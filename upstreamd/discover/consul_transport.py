@@ -10,7 +10,6 @@ import ssl
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,12 +19,12 @@ from consul import base
 from upstreamd.config import ConsulAgent
 from upstreamd.discover.admit import shown, shown_bytes
 from upstreamd.discover.http import IDENTITY, body, translated
+from upstreamd.discover.secret import secret
 from upstreamd.errors import ConfigError, DiscoveryError, Problem
 
 MAX_BYTES = 16 * 1024 * 1024
 
 _MARGIN = 5.0  # seconds beyond what Consul may take to answer
-_TOKEN_BYTES = 4096
 _DEFAULT_PORT = 8500
 
 
@@ -40,17 +39,7 @@ class Token:
         """The token, empty where there is none. Raises DiscoveryError (denied) where its file cannot be used."""
         if not self.file:
             return self.text
-        try:
-            with Path(self.file).open("rb") as opened:
-                raw = opened.read(_TOKEN_BYTES + 1)
-        except OSError as error:
-            reason = f"the Consul token file {self.file} cannot be read: {error.strerror}; mend it or its mode"
-            raise DiscoveryError(reason, kind="denied") from error
-        token = raw.decode("ascii", "replace").strip()
-        if len(raw) > _TOKEN_BYTES or not token.isascii() or not token.isprintable():
-            reason = f"the Consul token file {self.file} holds something other than one token on one line"
-            raise DiscoveryError(reason, kind="denied")
-        return token
+        return secret(self.file, "the Consul token file")
 
 
 @dataclass(frozen=True, slots=True)

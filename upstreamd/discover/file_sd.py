@@ -24,15 +24,25 @@ Group = tuple[list[str], dict[str, str]]
 
 def groups(path: str, content: bytes) -> list[Group]:
     """The target groups of one file: their targets and labels. Raises DiscoveryError (malformed, too_large)."""
-    document = _yaml(path, content) if path.endswith((".yml", ".yaml")) else _json(path, content)
+    whom = f"the file {path}"
+    document = _yaml(whom, content) if path.endswith((".yml", ".yaml")) else _json(whom, content)
+    return _groups(whom, document)
+
+
+def json_groups(whom: str, content: bytes) -> list[Group]:
+    """The target groups of a JSON document that is no file; `whom` begins the sentence where it cannot be used."""
+    return _groups(whom, _json(whom, content))
+
+
+def _groups(whom: str, document: object) -> list[Group]:
     if not isinstance(document, list):
-        raise _malformed(path, 'it is not a list of {"targets": [...], "labels": {...}}')
+        raise _malformed(whom, 'it is not a list of {"targets": [...], "labels": {...}}')
     found: list[Group] = []
     count = 0
     for position, group in enumerate(document):
-        targets, labels = _group(path, position, group)
+        targets, labels = _group(whom, position, group)
         count += len(targets)
-        bounded(count, f"the file {path}")
+        bounded(count, whom)
         found.append((targets, labels))
     return found
 
@@ -75,54 +85,54 @@ def _split(target: str) -> tuple[str, str | None]:
     return target, None
 
 
-def _group(path: str, position: int, group: object) -> Group:
+def _group(whom: str, position: int, group: object) -> Group:
     if not isinstance(group, dict):
-        raise _malformed(path, f"group {position + 1} is not a table of targets and labels")
+        raise _malformed(whom, f"group {position + 1} is not a table of targets and labels")
     targets, labels = group.get("targets"), group.get("labels")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise _malformed(path, f'the targets of group {position + 1} are not a list like ["10.0.0.1:3000"]')
+        raise _malformed(whom, f'the targets of group {position + 1} are not a list like ["10.0.0.1:3000"]')
     if not labels:
         return targets, {}
     if not isinstance(labels, dict):
-        raise _malformed(path, f'the labels of group {position + 1} are not a table like {{"version": "blue"}}')
-    return targets, {str(name): _text(path, position, value) for name, value in labels.items()}
+        raise _malformed(whom, f'the labels of group {position + 1} are not a table like {{"version": "blue"}}')
+    return targets, {str(name): _text(whom, position, value) for name, value in labels.items()}
 
 
-def _text(path: str, position: int, value: object) -> str:
+def _text(whom: str, position: int, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int):
         return str(value)
-    raise _malformed(path, f"a label of group {position + 1} is not text; put it in quotes")
+    raise _malformed(whom, f"a label of group {position + 1} is not text; put it in quotes")
 
 
-def _json(path: str, content: bytes) -> object:
+def _json(whom: str, content: bytes) -> object:
     try:
         return msgspec.json.decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _malformed(path, f"it is not JSON ({shown(str(error), 160)}), or was caught half written") from error
+        raise _malformed(whom, f"it is not JSON ({shown(str(error), 160)}), or was caught half written") from error
 
 
-def _yaml(path: str, content: bytes) -> object:
+def _yaml(whom: str, content: bytes) -> object:
     try:
-        _refuse_depths(path, content)
+        _refuse_depths(whom, content)
         return yaml.load(content, Loader=_LOADER)  # noqa: S506 - the base loader makes text, lists and tables only
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = shown(" ".join(str(error).split()), 160)
-        raise _malformed(path, f"it is not YAML ({reason}), or was caught half written") from error
+        raise _malformed(whom, f"it is not YAML ({reason}), or was caught half written") from error
 
 
-def _refuse_depths(path: str, content: bytes) -> None:
+def _refuse_depths(whom: str, content: bytes) -> None:
     """libyaml's composer recurses on the C stack: some 100,000 brackets would end the process."""
     depth = 0
     for count, event in enumerate(yaml.parse(content, Loader=_LOADER)):
         depth += isinstance(event, _OPENING)
         depth -= isinstance(event, _CLOSING)
         if depth > _MAX_DEPTH:
-            raise _malformed(path, f"it is nested deeper than {_MAX_DEPTH} levels")
+            raise _malformed(whom, f"it is nested deeper than {_MAX_DEPTH} levels")
         if count > _MAX_NODES:
-            raise DiscoveryError(f"the file {path} holds more than {_MAX_NODES} nodes", kind="too_large")
+            raise DiscoveryError(f"{whom} holds more than {_MAX_NODES} nodes", kind="too_large")
 
 
-def _malformed(path: str, reason: str) -> DiscoveryError:
-    return DiscoveryError(f"the file {path} cannot be used: {reason}", kind="malformed")
+def _malformed(whom: str, reason: str) -> DiscoveryError:
+    return DiscoveryError(f"{whom} cannot be used: {reason}", kind="malformed")

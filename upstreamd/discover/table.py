@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from upstreamd.config import Config, ServiceSettings
-from upstreamd.discover import consul_transport, docker_engine
+from upstreamd.discover import consul_transport, docker_engine, pm2_daemon
 from upstreamd.discover.consul import ConsulDiscoverer
+from upstreamd.discover.dns import DnsDiscoverer
 from upstreamd.discover.docker import DockerDiscoverer
 from upstreamd.discover.docker_container import Bound
+from upstreamd.discover.entry_point import PluginDiscoverer
+from upstreamd.discover.exec import ExecDiscoverer
 from upstreamd.discover.file import FileDiscoverer
+from upstreamd.discover.http_sd import HttpDiscoverer
+from upstreamd.discover.pm2 import PM2Discoverer
+from upstreamd.discover.pm2_process import Bound as BoundApplication
 from upstreamd.discover.source import Binding, Discoverer
 from upstreamd.model import Clock
 
@@ -23,7 +30,16 @@ def build(
 
     Their names are the kinds; where several services use a kind that serves one each, "kind:service".
     """
-    return (*_consul(config, environ), *_docker(config, clock, environ), *_files(config, clock))
+    return (
+        *_consul(config, environ),
+        *_docker(config, clock, environ),
+        *_each(config, "file", lambda name, binding, source: FileDiscoverer(name, binding, source, clock)),
+        *_each(config, "dns", DnsDiscoverer),
+        *_each(config, "http", HttpDiscoverer),
+        *_each(config, "exec", lambda name, binding, source: ExecDiscoverer(name, binding, source, environ)),
+        *_each(config, "plugin", lambda name, binding, source: PluginDiscoverer(name, binding, source, clock)),
+        *_pm2(config, clock, environ),
+    )
 
 
 def _consul(config: Config, environ: Mapping[str, str]) -> list[Discoverer]:
@@ -50,12 +66,21 @@ def _docker(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Di
     return [DockerDiscoverer(bound, engine, config.docker.resync, clock)]
 
 
-def _files(config: Config, clock: Clock) -> list[Discoverer]:
-    bound = [(service, service.file) for service in config.services if service.file is not None]
-    return [
-        FileDiscoverer(_name("file", service, len(bound)), _binding(service, "file"), source, clock)
-        for service, source in bound
-    ]
+def _pm2(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Discoverer]:
+    bound = {
+        service.name: BoundApplication(_binding(service, "pm2"), service.pm2)
+        for service in config.services
+        if service.pm2 is not None
+    }
+    if not bound:
+        return []
+    return [PM2Discoverer(bound, pm2_daemon.daemon(config.pm2, environ), config.pm2.resync, clock)]
+
+
+def _each(config: Config, kind: str, make: Callable[[str, Binding, Any], Discoverer]) -> list[Discoverer]:
+    """A source of its own for each service that has the section `kind`."""
+    bound = [(service, getattr(service, kind)) for service in config.services if getattr(service, kind) is not None]
+    return [make(_name(kind, service, len(bound)), _binding(service, kind), source) for service, source in bound]
 
 
 def _binding(service: ServiceSettings, kind: str) -> Binding:
