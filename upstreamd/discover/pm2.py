@@ -1,0 +1,125 @@
+"""PM2: the processes of one daemon. What it tells is a hint, its list is the truth, a resync runs anyway."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from upstreamd.discover.admit import answered, bounded, shown
+from upstreamd.discover.pm2_daemon import Daemon, Events
+from upstreamd.discover.pm2_process import Bound, Process, Reader, Running, instances
+from upstreamd.model import Answer, Clock, Instance, Skipped
+
+_log = logging.getLogger("upstreamd.discover")
+
+_SECOND_LOOK = 0.3  # seconds; a process is deleted without a word some time after its exit was told
+_BETWEEN_LISTS = 0.04  # seconds; applications can make PM2 tell anything, and as often as they like
+
+
+class PM2Discoverer:
+    """The processes of one PM2 daemon, for every service that PM2 feeds.
+
+    A call blocks until PM2 tells something of processes that changes the set, or a resync is due. A process is
+    draining from the moment at which PM2 announces its stop, which is before the process gets its signal.
+    """
+
+    name = "pm2"
+
+    def __init__(self, bound: Mapping[str, Bound], daemon: Daemon, resync: float, clock: Clock) -> None:
+        self.services = frozenset(bound)
+        self._applications: dict[str, list[tuple[Bound, Reader]]] = {}
+        for one in bound.values():
+            self._applications.setdefault(one.source.name, []).append((one, Reader(one.source.variable)))
+        self._daemon = daemon
+        self._resync = resync  # seconds
+        self._clock = clock
+        self._events: Events | None = None
+        self._last = Answer(frozenset())
+        self._listed_at = 0.0
+        self._due = 0.0
+        self._told: frozenset[str] = frozenset()
+
+    @property
+    def longest_pause(self) -> float:
+        """Seconds between tries while it fails, at most."""
+        return 5.0
+
+    async def discover(self) -> Answer:
+        """The complete set; see Discoverer."""
+        try:
+            if self._events is None:
+                # the stream before the list: what happens while the list is made is then not missed
+                self._events = await self._daemon.events()
+                return await self._listed(look_again=_SECOND_LOOK)
+            return await self._changed(self._events)
+        except BaseException:
+            self._drop_events()  # the next call opens another stream and lists
+            raise
+
+    async def close(self) -> None:
+        """Gives back the stream of events."""
+        self._drop_events()
+
+    def _drop_events(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            events.close()
+
+    async def _changed(self, events: Events) -> Answer:
+        """The set once it is another one, or at the resync."""
+        while self._clock() < self._due:
+            if await events.told(self._due - self._clock()):
+                await asyncio.sleep(max(0.0, self._listed_at + _BETWEEN_LISTS - self._clock()))
+                before = self._last
+                answer = await self._listed(look_again=_SECOND_LOOK)
+                if answer != before:
+                    return answer
+        return await self._listed(look_again=self._resync)
+
+    async def _listed(self, *, look_again: float) -> Answer:
+        self._listed_at = self._clock()
+        raw = await self._daemon.processes()
+        bounded(len(raw), self._daemon.shown)
+        found, skipped = answered(self._entries(raw))
+        self._last = Answer(found, skipped)
+        self._due = self._clock() + min(look_again, self._resync)
+        return self._last
+
+    def _entries(self, raw: list[msgspec.Raw]) -> Iterable[Instance | Skipped]:
+        entries: list[Instance | Skipped] = []
+        running: dict[tuple[str, int], list[Running]] = {}
+        for number, entry in enumerate(raw):
+            try:
+                process = msgspec.json.decode(entry, type=Process)
+                if process.replaced or process.name not in self._applications:
+                    continue
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                # its bytes hold an environment, so it is told by its place
+                reason = f"PM2 describes it strangely: {shown(str(error), 160)}"
+                entries.append(Skipped(f"process at place {number} of PM2's list", reason))
+                continue
+            for place, (bound, reader) in enumerate(self._applications[process.name]):
+                try:
+                    one = reader.read(process)
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                    reason = f"PM2 describes it strangely: {shown(str(error), 160)}"
+                    entries.append(Skipped(process.shown, reason))
+                    continue
+                if bound.source.namespace in {"", one.namespace}:
+                    running.setdefault((process.name, place), []).append(one)
+        sharing: list[str] = []
+        for (name, place), processes in running.items():
+            found, shared = instances(processes, self._applications[name][place][0])
+            entries += found
+            sharing += shared
+        self._tell(frozenset(sharing))
+        return entries
+
+    def _tell(self, sharing: frozenset[str]) -> None:
+        """One log line for each port that several processes share, when it comes to that."""
+        for sentence in sorted(sharing - self._told):
+            _log.info("%s: %s", self.name, sentence)
+        self._told = sharing
