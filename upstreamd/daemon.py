@@ -24,12 +24,15 @@ from upstreamd.errors import ConfigError, UpstreamdError
 from upstreamd.events import Events
 from upstreamd.history import History
 from upstreamd.model import Endpoint, Instance
+from upstreamd.observe.events import Happenings
 from upstreamd.observe.http import AdminServer
 from upstreamd.observe.log import configure
 from upstreamd.observe.metrics import Metrics
+from upstreamd.ordering import Ordering
 from upstreamd.picture import Picture, Reported
 from upstreamd.reconcile import Reconciler
 from upstreamd.resolving import Resolving
+from upstreamd.standing import Standing
 from upstreamd.state import Saved, StateFile, marker_on_disk
 from upstreamd.telling import Telling
 from upstreamd.unavailable import UnavailableResponder
@@ -80,6 +83,7 @@ class Daemon:
         self._events = Events(time.time)
         self._history = History(config.state.dir, time.time)
         self._telling = Telling(self._events, self._history)
+        self._ordering = Ordering(self._events, clock=self._clock, wall=time.time)
 
     async def run(self) -> None:
         """Start, work, and shut down in order."""
@@ -114,7 +118,14 @@ class Daemon:
                 responder = UnavailableResponder(config.unavailable.listen)
                 await responder.start()
                 stack.push_async_callback(responder.stop)
-            admin = AdminServer(config.admin, picture=self._picture, metrics=self._metrics, clock=self._clock)
+            happenings = Happenings(self._events, self._history.newest)
+            admin = AdminServer(
+                config.admin,
+                picture=self._picture,
+                metrics=self._metrics,
+                clock=self._clock,
+                more=happenings.routes(),
+            )
             await admin.start()
             stack.push_async_callback(admin.stop)
             discoverers = build(config)
@@ -128,6 +139,7 @@ class Daemon:
                 clock=self._clock,
                 sources=sources,
                 saved=saved,
+                standing=Standing(time.time, saved.drains, saved.versions),
                 applied=self._metrics.applied,
                 telling=self._telling,
                 persist=state.save,
@@ -142,6 +154,7 @@ class Daemon:
             )
             self._checker = checker
             self._reconciler = reconciler
+            self._ordering.attach(reconciler)
             listener = self._listener(config, checker, reconciler)
             if listener is not None:
                 listener.open()
@@ -165,6 +178,7 @@ class Daemon:
                 await self._until_told(stages)
             finally:
                 await self._end(stages)
+                self._ordering.attach(None)
                 carried = reconciler.carried()
                 state.save(carried)
         return carried
@@ -261,7 +275,7 @@ class Daemon:
         return True
 
     def _picture(self) -> Picture:
-        return self._reconciler.picture() if self._reconciler is not None else Picture()
+        return self._ordering.described(self._reconciler.picture()) if self._reconciler is not None else Picture()
 
     def _reported(self) -> Reported | None:
         return self._evidence.reported() if self._evidence is not None else None

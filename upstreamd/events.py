@@ -85,6 +85,8 @@ class Events:
     """
 
     def __init__(self, wall: Callable[[], float]) -> None:
+        self.run = secrets.token_hex(4)
+        """Tells the events of this memory from those of one before, whose numbers began at 1 as well."""
         self._wall = wall
         self._numbers = itertools.count(1)
         self._known: deque[Event] = deque(maxlen=REMEMBERED)
@@ -134,10 +136,17 @@ class Events:
 
     async def follow(self, number: int) -> AsyncIterator[Event]:
         """Those after `number`, then each as it happens; a reader too slow for the memory misses the oldest."""
+        async for batch in self.batches(number):
+            for event in batch:
+                yield event
+
+    async def batches(self, number: int) -> AsyncIterator[tuple[Event, ...]]:
+        """Like `follow`, but what has happened since the last look together."""
         while True:
             news = self._news
-            for event in self.since(number):
-                number = event.number
-                yield event
-            if self.last <= number:
+            batch = self.since(number)
+            if batch:
+                number = batch[-1].number
+                yield batch
+            else:
                 await news.wait()

@@ -20,7 +20,8 @@ CONFIRMED = (OutcomeKind.APPLIED, OutcomeKind.UNCHANGED)
 class Entry:
     """One service. `upstream` and `document` are wanted; `serving` is what nginx is known to serve, with its
     `generation` and `digest` (0 and empty before the first confirmation); `last_good` the last upstream that was made
-    of instances; `cause` says why the document is wanted, until it is served. Times are monotonic seconds."""
+    of instances; `decided_at` is when the present document was decided on, `settled_at` the same of the last one that
+    nginx has confirmed; `cause` says why the document is wanted, until it is served. Times are monotonic seconds."""
 
     settings: ServiceSettings
     upstream: Upstream | None = None
@@ -30,6 +31,8 @@ class Entry:
     generation: int = 0
     digest: str = ""
     applied_at: float | None = None
+    decided_at: float = 0.0
+    settled_at: float = 0.0
     failure: Outcome | None = None
     retry_at: float | None = None
     cause: Cause | None = None
@@ -62,6 +65,7 @@ class Entry:
             return
         self.forgive()
         self.serving, self.cause = self.upstream, None
+        self.settled_at = self.decided_at
         if self.upstream is not None and [server.endpoint for server in self.upstream.servers] != [unavailable]:
             self.last_good = self.upstream
         wanted = self.document

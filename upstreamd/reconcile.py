@@ -28,6 +28,7 @@ from upstreamd.picture import Picture
 from upstreamd.render import document
 from upstreamd.resolving import Resolving
 from upstreamd.situation import Situation
+from upstreamd.standing import Standing
 from upstreamd.state import Saved, marker_on_disk
 from upstreamd.telling import Telling
 
@@ -49,7 +50,7 @@ class Reconciler:
     """Turns what sources and probes say into what nginx serves.
 
     `resolving` has the services that need no reload; `sources` are the names of the sources with what is known of
-    each; `applied` gets every Outcome, `telling` everything that people may ask about; `persist` the
+    each; `standing` are the orders that hold; `applied` gets every Outcome, `telling` everything that people may ask about; `persist` the
     state worth keeping after an apply. `before` is the reconciler of the configuration before, where the same
     transaction goes on: what nginx was proved to serve need not be proved again.
     """
@@ -63,6 +64,7 @@ class Reconciler:
         clock: Clock,
         sources: Mapping[str, Snapshot | None],
         saved: Saved,
+        standing: Standing,
         applied: Callable[[Outcome], None],
         telling: Telling,
         persist: Callable[[Saved], None],
@@ -87,7 +89,9 @@ class Reconciler:
         for entry in self._entries:
             if entry.name in known:
                 entry.resume(known[entry.name])
-        self.situation = Situation(config, sources=sources, owners=saved.owners, changed=self._wake, clock=clock)
+        self.situation = Situation(
+            config, sources=sources, owners=saved.owners, changed=self._wake, clock=clock, standing=standing
+        )
         self._generation = saved.generation
         self._pace = Pace(config.apply)
         self._changed = asyncio.Event()
@@ -125,7 +129,45 @@ class Reconciler:
         }
         upstreams = {entry.name: entry.last_good for entry in self._entries if entry.last_good is not None}
         upstreams |= self._resolving.serving()
-        return Saved(snapshots, upstreams, self.situation.owners, self._generation)
+        standing = self.situation.standing
+        owners = self.situation.owners
+        return Saved(snapshots, upstreams, owners, self._generation, standing.drains, standing.all_versions)
+
+    # What orders need
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of all services."""
+        return tuple(settings.name for settings in self._config.services)
+
+    @property
+    def settling(self) -> bool:
+        """Whether the sources and the first probes are still waited for."""
+        return self._settling
+
+    @property
+    def generation(self) -> int:
+        """The number of the newest generation that was made."""
+        return self._generation
+
+    def ordered(self) -> None:
+        """An order was given: write it down, so that it survives whatever comes, then see what follows from it."""
+        self._persist(self.carried())
+        self._wake()
+
+    def decide(self, service: str, standing: Standing | None = None) -> Decision:
+        """Who serves `service` now, or would, if these other orders were `standing`. Raises KeyError."""
+        settings = {each.name: each for each in self._config.services}[service]
+        entry = next((each for each in self._entries if each.name == service), None)
+        before = entry.last_good if entry is not None else self._resolving.serving().get(service)
+        return self.situation.decide(settings, before, standing)
+
+    def settled(self, service: str, since: float) -> bool:
+        """Whether what was decided on `service` after `since` (monotonic seconds) has been concluded, well or not."""
+        entry = next((each for each in self._entries if each.name == service), None)
+        if entry is None:
+            return self._resolving.settled(service, since)
+        return entry.failure is not None or entry.settled_at >= since
 
     async def run(self) -> None:
         """Work until cancelled. An apply under way is seen to its end first; a second cancellation gives it up."""
@@ -225,11 +267,13 @@ class Reconciler:
         """One decision and one apply, which costs nothing where nginx serves it already; ends in one sentence."""
         generation = self._generation + 1
         urgent = False
+        now = self._clock()
         decisions = [self._decide(entry) for entry in self._entries]
         self._tell_sources()
         self._again(decisions)
         for entry, decision in zip(self._entries, decisions, strict=True):
             urgent = urgent or entry.loses(decision)
+            entry.decided_at = now
             self._telling.decided(decision)
             if decision.upstream is not None and decision.upstream != entry.upstream:
                 entry.cause = self._telling.chosen(entry.name, entry.serving, decision.upstream)

@@ -30,7 +30,8 @@ IDLE_GATHER = 0.005
 
 @dataclass(slots=True)
 class _Service:
-    """One service: what is published (`upstream`, `draining`, `version`) and what nginx is known to serve."""
+    """One service: what is published (`upstream`, `draining`, `version`) and what nginx is known to serve; `decided_at`
+    is when it was last decided on, `settled_at` the same of what nginx is known to serve (monotonic seconds)."""
 
     settings: ServiceSettings
     choice: Choice
@@ -42,6 +43,8 @@ class _Service:
     generation: int = 0
     digest: str = ""
     applied_at: float | None = None
+    decided_at: float = 0.0
+    settled_at: float = 0.0
     cause: Cause | None = None
     published_at: float = 0.0
     published: asyncio.Event = field(default_factory=asyncio.Event)
@@ -130,6 +133,11 @@ class Resolving:
         """What nginx is known to serve."""
         return {each.settings.name: each.serving for each in self._services if each.serving is not None}
 
+    def settled(self, name: str, since: float) -> bool:
+        """Whether what was decided on this service after `since` (monotonic seconds) was concluded, well or not."""
+        service = next(each for each in self._services if each.settings.name == name)
+        return bool(service.refusal or service.choice.problem) or service.settled_at >= since
+
     async def run(self) -> None:
         """Work until cancelled. The first change after a quiet time is published at once, what follows gathered."""
         for service in self._services:
@@ -149,6 +157,7 @@ class Resolving:
     def _publish(self, service: _Service) -> bool:
         """Tell nginx what is decided now; False where it was told. Nothing is rendered or written first, for nginx
         waits for the answer."""
+        service.decided_at = self._clock()
         decision = self._decide(service.settings, service.serving)
         self._telling.decided(decision)
         if service.alarm is not None:
@@ -158,10 +167,13 @@ class Resolving:
             wait = decision.again_at - self._clock()
             service.alarm = asyncio.get_running_loop().call_later(wait, self._changed.set)
         if decision.upstream is None:
+            service.settled_at = service.decided_at
             return False
         draining = tuple(each.instance.endpoint for each in decision.members if each.state is State.DRAINING)
         if (decision.upstream, draining) == (service.upstream, service.draining):
             self._telling.settled(decision)
+            if service.upstream == service.serving:
+                service.settled_at = service.decided_at
             return False
         service.cause = self._telling.chosen(decision.service, service.serving, decision.upstream)
         service.upstream, service.draining = decision.upstream, draining
@@ -237,6 +249,8 @@ class Resolving:
             outcome = Outcome(OutcomeKind.APPLIED, digest, duration=took)
         if took is not None and not service.choice.problem:
             self._serves(service, upstream)
+            if service.upstream == upstream:
+                service.settled_at = service.decided_at
         number = service.document.generation if service.document is not None else 0
         self._telling.applied(outcome, [Applied(service.settings.name, number, digest, before, upstream, cause)])
         if outcome.kind is OutcomeKind.APPLIED and service.cause is cause:

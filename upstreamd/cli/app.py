@@ -13,10 +13,12 @@ from upstreamd import __version__
 from upstreamd.cli.command import Command
 from upstreamd.cli.demo import DEMO
 from upstreamd.cli.ending import Ending, end, say, silence
+from upstreamd.cli.events import EVENTS
+from upstreamd.cli.history import HISTORY
 from upstreamd.cli.sidecar import CHECK_CONFIG, PLAN, RUN
 from upstreamd.cli.status import STATUS
 
-COMMANDS = {command.name: command for command in (RUN, DEMO, CHECK_CONFIG, PLAN, STATUS)}
+COMMANDS = {command.name: command for command in (RUN, DEMO, CHECK_CONFIG, PLAN, STATUS, EVENTS, HISTORY)}
 INTERRUPTED = 130
 """What a shell expects of a command that Ctrl-C ended."""
 

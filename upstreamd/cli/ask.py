@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from upstreamd.config import AdminSettings, Listen
 from upstreamd.errors import UpstreamdError
@@ -20,6 +20,8 @@ MAX_TOKEN = 4096
 _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what listens on every address is asked on loopback
 
 Document = dict[str, Any]
+Answer = TypeVar("Answer", dict[str, Any], list[Any])
+_NAMES = {dict: "an object", list: "a list"}
 
 
 class UnreachableError(UpstreamdError):
@@ -53,16 +55,24 @@ def ask(admin: AdminSettings, path: str, patience: float = PATIENCE) -> Document
 
     Raises RefusedError for what it does not answer (4xx), UnreachableError where it does not answer at all.
     """
-    return exchange(admin, "GET", path, None, patience)
+    return exchange(admin, "GET", path, None, patience, form=dict)
+
+
+def ask_list(admin: AdminSettings, path: str, patience: float = PATIENCE) -> list[Document]:
+    """Like `ask`, where the answer is a list of objects."""
+    found = exchange(admin, "GET", path, None, patience, form=list)
+    return [each for each in found if isinstance(each, dict)]
 
 
 def order(admin: AdminSettings, path: str, said: Mapping[str, object], patience: float = PATIENCE) -> Document:
     """What the sidecar answers to an order, POST `path` with the JSON object `said`; raises as `ask` does."""
-    return exchange(admin, "POST", path, json.dumps(said).encode(), patience)
+    return exchange(admin, "POST", path, json.dumps(said).encode(), patience, form=dict)
 
 
-def exchange(admin: AdminSettings, method: str, path: str, body: bytes | None, patience: float) -> Document:
-    """One request and its answer, within `patience` seconds; raises as `ask` does."""
+def exchange(
+    admin: AdminSettings, method: str, path: str, body: bytes | None, patience: float, *, form: type[Answer]
+) -> Answer:
+    """One request and its answer, of type `form`, within `patience` seconds; raises as `ask` does."""
     listen = admin.listen
     deadline = time.monotonic() + patience
     connection = connect(admin, patience)
@@ -78,7 +88,10 @@ def exchange(admin: AdminSettings, method: str, path: str, body: bytes | None, p
         raise UnreachableError(f"what listens at {listen} is not upstreamd: it does not speak HTTP") from error
     finally:
         connection.close()
-    return _decode(listen, response, received)
+    document = decode(listen, response, received)
+    if not isinstance(document, form):
+        raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not {_NAMES[form]}")
+    return document
 
 
 def connect(admin: AdminSettings, patience: float) -> http.client.HTTPConnection:
@@ -86,6 +99,10 @@ def connect(admin: AdminSettings, patience: float) -> http.client.HTTPConnection
     listen = admin.listen
     if listen.socket:
         return _UnixConnection(listen.socket, patience)
+    if admin.tls_certificate:
+        from upstreamd.cli.pinned import PinnedConnection
+
+        return PinnedConnection(admin, _HERE.get(listen.host, listen.host), patience)
     return http.client.HTTPConnection(_HERE.get(listen.host, listen.host), listen.port, timeout=patience)
 
 
@@ -118,19 +135,19 @@ def _read(connection: http.client.HTTPConnection, response: http.client.HTTPResp
     raise http.client.HTTPException
 
 
-def _decode(listen: Listen, response: http.client.HTTPResponse, body: bytes) -> Document:
+def decode(listen: Listen, response: http.client.HTTPResponse, body: bytes) -> object:
+    """The JSON of a good answer; raises as `ask` does for any other."""
     try:
         document = json.loads(body)
     except ValueError as error:
         raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not JSON") from error
-    if not isinstance(document, dict):
-        raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not an object")
     status = response.status
+    if status in (http.client.OK, http.client.ACCEPTED):
+        return document
+    detail = document.get("detail") if isinstance(document, dict) else None
     if 400 <= status < 500 and response.headers.get_content_type() == "application/problem+json":
-        raise RefusedError(str(document.get("detail", "the sidecar refuses without a reason")), status)
-    if status not in (http.client.OK, http.client.ACCEPTED):
-        raise UnreachableError(f"upstreamd at {listen} answers {status}: {document.get('detail', 'without a reason')}")
-    return document
+        raise RefusedError(str(detail or "the sidecar refuses without a reason"), status)
+    raise UnreachableError(f"upstreamd at {listen} answers {status}: {detail or 'without a reason'}")
 
 
 def reason(error: OSError) -> str:

@@ -1,0 +1,68 @@
+"""What happens, as it happens."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from upstreamd.cli.ask import RefusedError, UnreachableError
+from upstreamd.cli.command import Arguments, Command, declare_configuration, number
+from upstreamd.cli.configuration import read
+from upstreamd.cli.ending import Ending, end, note, say
+from upstreamd.cli.stream import Happening, follow
+from upstreamd.observe.printable import printable
+
+LAST = 20
+KIND_WIDTH = 9
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("service", metavar="SERVICE", nargs="?", help="show events of this service alone")
+    parser.add_argument("--json", action="store_true", help="print each event as a JSON object on a line of its own")
+    parser.add_argument(
+        "--last",
+        metavar="N",
+        type=number(int, 0, 1000),
+        default=LAST,
+        help=f"begin with so many past events (default {LAST}, at most 1000 are remembered)",
+    )
+    declare_configuration(parser)
+
+
+def _events(arguments: Arguments) -> int:
+    admin = read(arguments.config).admin
+    try:
+        for happening in follow(admin, arguments.last, lambda why: note(f"{why}; trying again")):
+            if happening.kind != "gap" and arguments.service not in (None, happening.said.get("service")):
+                continue
+            say(json.dumps(happening.said) if arguments.json else _line(happening))
+    except UnreachableError as error:
+        end(Ending.UNREACHABLE, str(error))
+    except RefusedError as error:
+        end(Ending.NO, str(error))
+    except KeyboardInterrupt:
+        pass
+    return Ending.DONE
+
+
+def _line(happening: Happening) -> str:
+    """Time, kind, the sentence, and the cause that it shares with others."""
+    said = happening.said
+    if happening.kind == "gap":
+        return f"{said.get('missed')} events are forgotten already"
+    service, text, cause = (printable(str(said.get(key, ""))) for key in ("service", "text", "cause"))
+    named = f"{service}: " if service and service not in text.split(" ") else ""
+    told = f"{printable(str(said.get('at')))}  {printable(happening.kind):<{KIND_WIDTH}}  {named}{text}"
+    return f"{told}  [{cause}]" if cause else told
+
+
+EVENTS = Command(
+    "events",
+    "show what happens as it happens, until Ctrl-C",
+    "Discovery, health, decisions, applies and orders, with the cause (in brackets) that\n"
+    "ties an apply to what led to it. A sidecar that restarts is waited for.\n"
+    "Exit code 3 where the sidecar cannot be reached at first.",
+    "upstreamd events app_servers --json",
+    _declare,
+    _events,
+)
