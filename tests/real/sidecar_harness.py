@@ -241,7 +241,7 @@ fall = 2
     def status(self) -> dict[str, object]:
         """The document at /v1/status; empty where the sidecar does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/v1/status", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/v1/status", timeout=10) as answer:
                 found: dict[str, object] = json.load(answer)
                 return found
         except OSError:
@@ -250,7 +250,7 @@ fall = 2
     def ready(self) -> bool:
         """Whether /readyz says 200."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=10) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -263,11 +263,15 @@ fall = 2
 
     def metric(self, line: str) -> float:
         """The value of one series of /metrics, named with its labels; 0 where there is none."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=2) as answer:
-            for text in answer.read().decode().splitlines():
-                if text.startswith(f"{line} "):
-                    return float(text.rsplit(" ", 1)[1])
+        for text in self.scrape().splitlines():
+            if text.startswith(f"{line} "):
+                return float(text.rsplit(" ", 1)[1])
         return 0.0
+
+    def scrape(self) -> str:
+        """Everything at /metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
 
     def output(self) -> str:
         """Everything it has logged."""
