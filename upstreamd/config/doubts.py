@@ -37,6 +37,9 @@ def _files(config: Config) -> Iterator[str]:
         "admin.token_file": config.admin.token_file,
         "consul.token_file": config.consul.token_file,
         "consul.ca_file": config.consul.ca_file,
+        "kubernetes.token_file": config.kubernetes.token_file,
+        "kubernetes.ca_file": config.kubernetes.ca_file,
+        "kubernetes.kubeconfig": config.kubernetes.kubeconfig,
     }
     for service in config.services:
         if service.http is not None:

@@ -1,4 +1,4 @@
-"""A client for the four things asked of a Docker engine: its list, one container, and the stream of its events."""
+"""A client for what is asked of a Docker engine: its lists, one container, and the stream of its events."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ipaddress
 import json
 import urllib.parse
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 import aiohttp
@@ -24,7 +25,10 @@ _MAX_EVENT_BYTES = 4 * 1024 * 1024  # an event repeats its container's labels
 _DEADLINE = aiohttp.ClientTimeout(total=10.0, sock_connect=5.0)
 _OPENS_WITHIN = 10.0  # seconds until the stream of events has begun
 # exec_* events, which every HEALTHCHECK makes, are not asked for
-_EVENTS = ("start", "die", "kill", "pause", "unpause", "health_status", "destroy", "connect", "disconnect")
+_EVENTS = {
+    "type": ["container", "network"],
+    "event": ["start", "die", "kill", "pause", "unpause", "health_status", "destroy", "connect", "disconnect"],
+}
 
 _Kind = TypeVar("_Kind")
 
@@ -56,8 +60,9 @@ class Engine:
     Paths carry no API version: the engine then speaks its newest, whose additions are ignored.
     """
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, key: str = "docker.host") -> None:
         self.host = host
+        self._key = key  # where the operator names it
         self._socket = host.removeprefix("unix://") if host.startswith("unix://") else ""
         self._base = "http://docker" if self._socket else host.replace("tcp://", "http://", 1).rstrip("/")
         self._session: aiohttp.ClientSession | None = None
@@ -73,17 +78,21 @@ class Engine:
 
     async def containers(self, label: str) -> list[msgspec.Raw]:
         """The running containers (paused ones too) that carry `label`, undecoded. Raises DiscoveryError."""
-        content = await self._read("/containers/json", {"filters": json.dumps({"label": [label]})})
-        return self._decoded(content, list[msgspec.Raw])
+        return await self.listed("/containers/json", {"label": [label]})
+
+    async def listed(self, path: str, filters: Mapping[str, list[str]]) -> list[msgspec.Raw]:
+        """The list at `path`, as far as `filters` let it through, its entries undecoded. Raises DiscoveryError."""
+        content = await self._read(path, {"filters": json.dumps(filters)})
+        return self._decoded(content or b"[]", list[msgspec.Raw])
 
     async def container(self, identity: str, kind: type[_Kind]) -> _Kind | None:
         """One container, decoded as `kind`; None where the engine has none by that id. Raises DiscoveryError."""
         content = await self._read(f"/containers/{urllib.parse.quote(identity, safe='')}/json")
         return self._decoded(content, kind) if content else None
 
-    async def events(self, since: int) -> EventStream:
+    async def events(self, since: int = 0, filters: Mapping[str, list[str]] = MappingProxyType(_EVENTS)) -> EventStream:
         """The stream of events, from `since` (the engine's nanoseconds; 0: from now on). Raises DiscoveryError."""
-        params = {"filters": json.dumps({"type": ["container", "network"], "event": list(_EVENTS)})}
+        params = {"filters": json.dumps(dict(filters))}
         if since:
             params["since"] = f"{since // 10**9}.{since % 10**9:09d}"
         with translated(self._whom, self._remedy):
@@ -109,7 +118,7 @@ class Engine:
     def _remedy(self) -> str:
         if self._socket:
             return "is it running, and may this user open its socket (group docker, or a socket proxy)?"
-        return "is it running, and is docker.host right?"
+        return f"is it running, and is {self._key} right?"
 
     async def _get(
         self, path: str, params: Mapping[str, str], deadline: aiohttp.ClientTimeout
@@ -136,8 +145,12 @@ class Engine:
     def _refusal(self, status: int, content: bytes, path: str) -> DiscoveryError:
         said = shown_bytes(content, 160)
         if status in {401, 403}:
-            remedy = "let the socket proxy allow reading containers and events"
+            remedy = f"let the socket proxy allow reading {path.split('/')[1]} and events"
             return DiscoveryError(f"{self._whom} refuses GET {path} ({status} {said}); {remedy}", kind="denied")
+        if status == 503 and b"not a swarm manager" in content:
+            role = "a worker of its swarm" if b"orker" in content else "in no swarm"
+            reason = f"is {role}, and only managers know the tasks ({said}); name a manager in {self._key}"
+            return DiscoveryError(f"{self._whom} {reason}", kind="status")
         return DiscoveryError(
             f"{self._whom} answered GET {path} with {status} {said}; see dockerd's log", kind="status"
         )
@@ -165,7 +178,7 @@ class EventStream:
         """
         try:
             async with asyncio.timeout(within):
-                with translated(f"{self._whom}, sending events,", "the containers will be listed again"):
+                with translated(f"{self._whom}, sending events,", "everything will be listed again"):
                     return await self._some()
         except TimeoutError:
             return []
@@ -180,7 +193,7 @@ class EventStream:
             # readany, not readline: what it has read survives the cancellation at the deadline
             chunk = await self._response.content.readany()
             if not chunk:
-                raise DiscoveryError(f"{self._whom} ended its stream of events; the containers will be listed again")
+                raise DiscoveryError(f"{self._whom} ended its stream of events; everything will be listed again")
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             if len(self._rest) > _MAX_EVENT_BYTES:
                 raise DiscoveryError(
@@ -197,9 +210,12 @@ class EventStream:
             raise DiscoveryError(reason, kind="malformed") from error
 
 
-def engine(settings: DockerEngine, environ: Mapping[str, str]) -> Engine:
-    """The engine that `[docker]` names, else DOCKER_HOST, else the standard socket. Raises ConfigError."""
-    where = "docker.host" if settings.host else "DOCKER_HOST"
+def engine(settings: DockerEngine, environ: Mapping[str, str], key: str = "docker.host") -> Engine:
+    """The engine that `settings` (of the key `key`) name, else DOCKER_HOST, else the standard socket.
+
+    Raises ConfigError.
+    """
+    where = key if settings.host else "DOCKER_HOST"
     host = settings.host or environ.get("DOCKER_HOST", "") or STANDARD_HOST
     scheme, _, rest = host.partition("://")
     if scheme not in {"unix", "tcp", "http", "https"} or not rest:
@@ -207,4 +223,4 @@ def engine(settings: DockerEngine, environ: Mapping[str, str]) -> Engine:
             'is not an engine that can be asked; write it like "unix:///var/run/docker.sock" or "tcp://10.0.0.5:2375"'
         )
         raise ConfigError((Problem(where, shown(host), reason),))
-    return Engine(host)
+    return Engine(host, key)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from upstreamd.config import Config, ServiceSettings
-from upstreamd.discover import consul_transport, docker_engine, pm2_daemon
+from upstreamd.config import Config, DockerEngine, ServiceSettings
+from upstreamd.discover import consul_transport, docker_engine, kubernetes_access, pm2_daemon
 from upstreamd.discover.consul import ConsulDiscoverer
 from upstreamd.discover.dns import DnsDiscoverer
 from upstreamd.discover.docker import DockerDiscoverer
@@ -17,9 +17,12 @@ from upstreamd.discover.entry_point import PluginDiscoverer
 from upstreamd.discover.exec import ExecDiscoverer
 from upstreamd.discover.file import FileDiscoverer
 from upstreamd.discover.http_sd import HttpDiscoverer
+from upstreamd.discover.kubernetes import KubernetesDiscoverer
+from upstreamd.discover.kubernetes_api import Server
 from upstreamd.discover.pm2 import PM2Discoverer
 from upstreamd.discover.pm2_process import Bound as BoundApplication
 from upstreamd.discover.source import Binding, Discoverer
+from upstreamd.discover.swarm import SwarmDiscoverer
 from upstreamd.model import Clock
 
 
@@ -39,6 +42,8 @@ def build(
         *_each(config, "exec", lambda name, binding, source: ExecDiscoverer(name, binding, source, environ)),
         *_each(config, "plugin", lambda name, binding, source: PluginDiscoverer(name, binding, source, clock)),
         *_pm2(config, clock, environ),
+        *_swarm(config, clock, environ),
+        *_kubernetes(config, clock, environ),
     )
 
 
@@ -81,6 +86,31 @@ def _each(config: Config, kind: str, make: Callable[[str, Binding, Any], Discove
     """A source of its own for each service that has the section `kind`."""
     bound = [(service, getattr(service, kind)) for service in config.services if getattr(service, kind) is not None]
     return [make(_name(kind, service, len(bound)), _binding(service, kind), source) for service, source in bound]
+
+
+def _swarm(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Discoverer]:
+    bound = {
+        service.name: Bound(_binding(service, "swarm"), service.swarm.network)
+        for service in config.services
+        if service.swarm is not None
+    }
+    if not bound:
+        return []
+    key = "swarm.host" if config.swarm.host else "docker.host"
+    engine = docker_engine.engine(DockerEngine(host=config.swarm.host or config.docker.host), environ, key)
+    return [SwarmDiscoverer(bound, engine, config.swarm, clock)]
+
+
+def _kubernetes(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Discoverer]:
+    if all(service.kubernetes is None for service in config.services):
+        return []
+    access = kubernetes_access.access(config.kubernetes, environ)
+    resync = config.kubernetes.resync
+    return _each(
+        config,
+        "kubernetes",
+        lambda name, binding, source: KubernetesDiscoverer(name, binding, source, Server(access), resync, clock),
+    )
 
 
 def _binding(service: ServiceSettings, kind: str) -> Binding:
