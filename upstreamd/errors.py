@@ -34,7 +34,7 @@ class DiscoveryError(UpstreamdError):
     """A source could not be asked, or its answer could not be used.
 
     `kind` is a short, bounded word for metrics: unreachable, timeout, denied, malformed, too_large, status,
-    internal (a bug of ours).
+    throttled, internal (a bug of ours).
     """
 
     def __init__(self, reason: str, *, kind: str = "unreachable") -> None:
