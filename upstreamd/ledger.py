@@ -36,6 +36,7 @@ class Entry:
     failure: Outcome | None = None
     retry_at: float | None = None
     cause: Cause | None = None
+    restored_at: float | None = None
     _refused: Document | None = None
     _backoff: Backoff = field(default_factory=Backoff)
 
@@ -71,6 +72,8 @@ class Entry:
         wanted = self.document
         if wanted is not None and (self.generation, self.digest) != (wanted.generation, wanted.digest):
             self.generation, self.digest, self.applied_at = wanted.generation, wanted.digest, now
+        elif outcome.kind is OutcomeKind.APPLIED and self.digest:
+            self.restored_at = now
 
     def forgive(self) -> None:
         """Forget failures: the next try is due at once."""
@@ -116,4 +119,5 @@ class Entry:
             self.digest,
             self.applied_at,
             tuple(str(endpoint) for endpoint in sorted(kept)),
+            self.restored_at,
         )

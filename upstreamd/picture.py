@@ -35,13 +35,15 @@ class Reported:
 class ServiceView:
     """A service as decided and as confirmed: `generation` and `digest` are of what nginx is known to serve
     (0 and empty before the first confirmation); `applied_at` is monotonic. `kept` are endpoints that nginx
-    is known to serve although no source names them any more."""
+    is known to serve although no source names them any more. `restored_at` (monotonic) is when the same generation
+    was last put in force again, for its file had been changed by another hand or nginx was restarted."""
 
     decision: Decision
     generation: int = 0
     digest: str = ""
     applied_at: float | None = None
     kept: tuple[str, ...] = ()
+    restored_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Picture:
     """One immutable picture of everything, for those who only look (`observe`).
 
     `ready` tells whether a configuration is confirmed; `reason` is a sentence where it is not. `pending` tells
-    whether a decided change waits to be applied.
+    whether a decided change waits to be applied. `resolved` are the services that need no reload.
     """
 
     services: Mapping[str, ServiceView] = field(default_factory=dict)
@@ -60,3 +62,4 @@ class Picture:
     ready: bool = False
     reason: str = "no configuration has been applied yet"
     pending: bool = False
+    resolved: frozenset[str] = frozenset()

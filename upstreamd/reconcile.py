@@ -195,6 +195,7 @@ class Reconciler:
             ready=ready,
             reason=reason,
             pending=self._changed.is_set() or self._failure() is not None or self._resolving.pending,
+            resolved=self._resolving.names,
         )
 
     def _wake(self) -> None:

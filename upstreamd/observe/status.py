@@ -45,7 +45,11 @@ def status_document(picture: Picture, clock: Clock, wall: Callable[[], float]) -
         "reason": picture.reason,
         "pending": picture.pending,
         "services": {
-            name: _service(name, view, picture.probes, moments) for name, view in sorted(picture.services.items())
+            name: {
+                **_service(name, view, picture.probes, moments),
+                "route": "resolve" if name in picture.resolved else "reload",
+            }
+            for name, view in sorted(picture.services.items())
         },
         "sources": {name: _source(state, moments) for name, state in sorted(picture.sources.items())},
         "nginx": _nginx(picture.nginx),
@@ -94,6 +98,7 @@ def _confirmed(view: ServiceView, moments: Moments) -> dict[str, object]:
         "generation": view.generation,
         "digest": view.digest,
         "applied_at": None if view.applied_at is None else moments.iso(view.applied_at),
+        "restored_at": None if view.restored_at is None else moments.iso(view.restored_at),
         "panic": view.decision.panic,
         "alarms": list(view.decision.alarms),
     }
