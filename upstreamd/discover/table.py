@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from upstreamd.config import Config, DockerEngine, ServiceSettings
-from upstreamd.discover import consul_transport, docker_engine, kubernetes_access, pm2_daemon
+from upstreamd.discover import aws_account, consul_transport, docker_engine, kubernetes_access, pm2_daemon
+from upstreamd.discover.aws import AWSDiscoverer
+from upstreamd.discover.aws_instance import Bound as BoundGroups
 from upstreamd.discover.consul import ConsulDiscoverer
 from upstreamd.discover.dns import DnsDiscoverer
 from upstreamd.discover.docker import DockerDiscoverer
@@ -42,6 +44,7 @@ def build(
         *_each(config, "exec", lambda name, binding, source: ExecDiscoverer(name, binding, source, environ)),
         *_each(config, "plugin", lambda name, binding, source: PluginDiscoverer(name, binding, source, clock)),
         *_pm2(config, clock, environ),
+        *_aws(config, clock, environ),
         *_swarm(config, clock, environ),
         *_kubernetes(config, clock, environ),
     )
@@ -69,6 +72,24 @@ def _docker(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Di
         return []
     engine = docker_engine.engine(config.docker, environ)
     return [DockerDiscoverer(bound, engine, config.docker.resync, clock)]
+
+
+def _aws(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Discoverer]:
+    """A source for each region, so that one that is out of reach holds up no other; "" is the environment's own."""
+    regions: dict[str, dict[str, BoundGroups]] = {}
+    for service in config.services:
+        if service.aws is not None:
+            for region in service.aws.regions or ("",):
+                regions.setdefault(region, {})[service.name] = BoundGroups(_binding(service, "aws"), service.aws)
+    if not regions:
+        return []
+    account = aws_account.account(config.aws, environ)
+    return [
+        AWSDiscoverer(
+            "aws" if len(regions) == 1 else f"aws:{region or 'own'}", bound, region, account, config.aws.poll, clock
+        )
+        for region, bound in regions.items()
+    ]
 
 
 def _pm2(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Discoverer]:
