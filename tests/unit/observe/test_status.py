@@ -45,8 +45,10 @@ def test_a_service_tells_what_nginx_serves() -> None:
         "generation": 42,
         "digest": DIGEST,
         "applied_at": "2027-01-15T07:59:48.000Z",
+        "restored_at": None,
         "panic": True,
         "alarms": ["look here"],
+        "route": "reload",
     }
 
 
