@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,15 @@ def test_every_example_configuration_loads(example: str) -> None:
     assert parse(example).services
 
 
+def sources() -> list[type]:
+    """The sections of all kinds of sources."""
+    hints = typing.get_type_hints(values.ServiceSettings)
+    return [typing.get_args(hints[kind])[0] for kind in values.SOURCE_KINDS]
+
+
 def keys() -> list[str]:
-    sections = [values.ServiceSettings, values.HealthSettings, values.ConsulSource, values.DockerSource]
-    sections += [values.EjectionSettings]
-    sections += [values.FileSource, *(type(getattr(Config(), field.name)) for field in dataclasses.fields(Config))]
+    sections = [values.ServiceSettings, values.HealthSettings, values.EjectionSettings, *sources()]
+    sections += [type(getattr(Config(), field.name)) for field in dataclasses.fields(Config)]
     return sorted(
         {
             field.name

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from upstreamd.config.kinds import duration, flag, text, texts
+from upstreamd.config.kinds import duration, flag, integer, text, texts
 from upstreamd.config.setting import NAME, PATH, setting
 from upstreamd.errors import Problem
 
@@ -39,16 +39,40 @@ class DockerEngine:
 
 @dataclass(frozen=True, slots=True)
 class ConsulSource:
-    """A Consul service that feeds one of ours."""
+    """A Consul service, or a prepared query, that feeds one of our services.
+
+    `datacenters` in order of preference: the first serves, the others back it up, or serve as well while those before
+    have less than `min_instances`. With `near`, Consul sorts by round-trip time from that node, and only the `nearest`
+    serve. `namespace` and `partition` are Consul Enterprise's. `interval` in seconds.
+    """
 
     service: str = setting("", text(r"[^/?#\s]{1,128}", "a Consul service name"))
     tags: tuple[str, ...] = setting([], texts)
     passing_only: bool = setting(True, flag)
+    query: str = setting("", text(r"[^/?#\s]{1,128}", "the name or id of a prepared query"))
+    interval: float = setting("5s", duration(0.1, 3600))
+    datacenters: tuple[str, ...] = setting([], texts)
+    min_instances: int = setting(1, integer(1, 10_000))
+    near: str = setting("", text(r"[^/?#&\s]{1,128}", 'a node name, or "_agent"'))
+    nearest: int = setting(0, integer(0, 10_000))
+    port_name: str = setting("", text(*NAME))
+    namespace: str = setting("", text(*NAME))
+    partition: str = setting("", text(*NAME))
 
     def problems(self, path: str) -> Iterable[Problem]:
-        """The name is missing."""
-        if not self.service:
-            yield Problem(f"{path}.service", "", "is missing; name the service as Consul knows it")
+        """What is asked for is missing, or asked for twice; or a key would have no effect."""
+        if not self.service and not self.query:
+            yield Problem(f"{path}.service", "", "is missing; name the service as Consul knows it, or a prepared query")
+        if self.service and self.query:
+            yield Problem(f"{path}.query", f'"{self.query}"', "names a service already; keep one of service and query")
+        if self.query and (self.tags or self.datacenters):
+            reason = "says itself which tags and datacenters it takes; remove tags and datacenters here"
+            yield Problem(f"{path}.query", f'"{self.query}"', reason)
+        if self.nearest and not self.near:
+            reason = 'counts from a node: set near, like near = "_agent" for the agent that is asked'
+            yield Problem(f"{path}.nearest", str(self.nearest), reason)
+        if len(set(self.datacenters)) < len(self.datacenters):
+            yield Problem(f"{path}.datacenters", "", "names one twice; name each once, the nearest first")
 
 
 @dataclass(frozen=True, slots=True)

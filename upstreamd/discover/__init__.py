@@ -1,8 +1,8 @@
 """Discover: where the instances are."""
 
-from upstreamd.discover.admit import admitted
+from upstreamd.discover.admit import admit, admitted
 from upstreamd.discover.follow import follow
 from upstreamd.discover.source import Binding, Discoverer
 from upstreamd.discover.table import build
 
-__all__ = ["Binding", "Discoverer", "admitted", "build", "follow"]
+__all__ = ["Binding", "Discoverer", "admit", "admitted", "build", "follow"]

@@ -10,6 +10,7 @@ import ssl
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -179,16 +180,34 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # py-consul ships no ty
         return self._session
 
 
+@dataclass(frozen=True, slots=True)
+class _Scoped:
+    """A transport that adds to each query what py-consul has no arguments for: `ns`, `partition`."""
+
+    transport: Transport
+    scope: tuple[tuple[str, str], ...]
+
+    async def get(
+        self,
+        callback: object,
+        path: str,
+        params: list[tuple[str, Any]] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        """See Transport.get."""
+        return await self.transport.get(callback, path, [*(params or ()), *self.scope], headers)
+
+
 class ConsulAPI(base.Consul):  # type: ignore[misc]  # py-consul ships no types
     """py-consul's API layer, told everything explicitly so that it reads nothing from the environment."""
 
-    def __init__(self, agent: Agent, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, agent: Agent, transport: Transport, scope: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._transport = _Scoped(transport, tuple(scope.items())) if scope else transport
         self._token = agent.token
         # host, port, scheme and verify are the transport's business; given here, they are not looked up elsewhere
         super().__init__("", 0, scheme="http", dc=agent.datacenter or None, verify=True)
 
-    def http_connect(self, *_args: object, **_kwargs: object) -> Transport:
+    def http_connect(self, *_args: object, **_kwargs: object) -> Transport | _Scoped:
         """The transport that py-consul shall use."""
         return self._transport
 
