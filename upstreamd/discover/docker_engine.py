@@ -83,7 +83,7 @@ class Engine:
     async def listed(self, path: str, filters: Mapping[str, list[str]]) -> list[msgspec.Raw]:
         """The list at `path`, as far as `filters` let it through, its entries undecoded. Raises DiscoveryError."""
         content = await self._read(path, {"filters": json.dumps(filters)})
-        return self._decoded(content or b"[]", list[msgspec.Raw])
+        return self._decoded(content, list[msgspec.Raw])
 
     async def container(self, identity: str, kind: type[_Kind]) -> _Kind | None:
         """One container, decoded as `kind`; None where the engine has none by that id. Raises DiscoveryError."""
