@@ -19,7 +19,7 @@ from upstreamd import __version__
 from upstreamd.apply import Choice, OutputLock, ResolveRoute, Transaction, choose
 from upstreamd.check import Checker, Evidence, PassiveListener
 from upstreamd.config import ApplySettings, Config, NginxSettings, ServiceSettings, load
-from upstreamd.discover import Discoverer, admitted, build, follow
+from upstreamd.discover import Discoverer, Releasing, admitted, build, follow, release
 from upstreamd.errors import ConfigError, UpstreamdError
 from upstreamd.events import Events
 from upstreamd.history import History
@@ -173,6 +173,9 @@ class Daemon:
                     on_error=self._metrics.source_failed,
                 )
                 stages.append(asyncio.create_task(following, name=discoverer.name))
+                if isinstance(discoverer, Releasing):
+                    releasing = release(discoverer, self._picture)
+                    stages.append(asyncio.create_task(releasing, name=f"{discoverer.name} releases"))
             self._working = config
             try:
                 await self._until_told(stages)

@@ -2,7 +2,8 @@
 
 from upstreamd.discover.admit import admit, admitted
 from upstreamd.discover.follow import follow
+from upstreamd.discover.releasing import Releasing, release
 from upstreamd.discover.source import Binding, Discoverer
 from upstreamd.discover.table import build
 
-__all__ = ["Binding", "Discoverer", "admit", "admitted", "build", "follow"]
+__all__ = ["Binding", "Discoverer", "Releasing", "admit", "admitted", "build", "follow", "release"]
