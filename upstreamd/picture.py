@@ -32,6 +32,19 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """Which versions of a service get requests by an operator's order: percent by version (the empty one: every other;
+    empty: all serve), the `number` of that split (0: none was ordered) and `why` it holds. `watched` are the seconds
+    for which it is still taken back where it does harm. `settled` tells whether nginx has every order confirmed."""
+
+    split: Mapping[str, int] = field(default_factory=dict)
+    number: int = 0
+    why: str = ""
+    watched: float = 0.0
+    settled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceView:
     """A service as decided and as confirmed: `generation` and `digest` are of what nginx is known to serve
     (0 and empty before the first confirmation); `applied_at` is monotonic. `kept` are endpoints that nginx
@@ -44,6 +57,7 @@ class ServiceView:
     applied_at: float | None = None
     kept: tuple[str, ...] = ()
     restored_at: float | None = None
+    rotation: Rotation = field(default_factory=Rotation)
 
 
 @dataclass(frozen=True, slots=True)

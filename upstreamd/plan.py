@@ -17,6 +17,7 @@ from upstreamd.errors import ApplyError, DiscoveryError, RenderError
 from upstreamd.model import Decision, Document, Marker, Skipped, Snapshot, SourceState
 from upstreamd.render import document
 from upstreamd.situation import Situation
+from upstreamd.standing import Standing
 from upstreamd.state import StateFile
 
 SOURCE_PATIENCE = 10.0
@@ -44,6 +45,7 @@ async def plan(config: Config) -> Plan:
         owners=saved.owners,
         changed=lambda: None,
         clock=time.monotonic,
+        standing=Standing(time.time, saved.drains, saved.versions),
     )
     try:
         answers = await asyncio.gather(*(_ask(discoverer, situation) for discoverer in discoverers))

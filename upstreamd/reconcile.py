@@ -50,9 +50,9 @@ class Reconciler:
     """Turns what sources and probes say into what nginx serves.
 
     `resolving` has the services that need no reload; `sources` are the names of the sources with what is known of
-    each; `standing` are the orders that hold; `applied` gets every Outcome, `telling` everything that
-    people may ask about; `persist` the state worth keeping after an apply. `before` is the reconciler of the configuration before, where the same
-    transaction goes on: what nginx was proved to serve need not be proved again.
+    each; `standing` are the orders that hold; `applied` gets every Outcome, `telling` everything that people may ask
+    about; `persist` the state worth keeping after an apply or an order. `before` is the reconciler of the configuration
+    before, where the same transaction goes on: what nginx was proved to serve need not be proved again.
     """
 
     def __init__(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from upstreamd.check import Checker, Evidence
 from upstreamd.config import Config, ServiceSettings
-from upstreamd.decide import Claims, decide, settle
+from upstreamd.decide import Claim, Claims, decide, settle, with_drains
 from upstreamd.model import Clock, Decision, Endpoint, Instance, ProbeResult, Snapshot, SourceState, Upstream
+from upstreamd.standing import Standing
 
 log = logging.getLogger("upstreamd.situation")
 
@@ -18,7 +19,8 @@ NAMED = 12
 
 
 class Situation:
-    """The latest word of every source and probe; `changed` is called when a decision may come out differently."""
+    """The latest word of every source and probe, and the orders that stand; `changed` is called where a decision may
+    come out differently."""
 
     def __init__(
         self,
@@ -28,7 +30,9 @@ class Situation:
         owners: Mapping[Endpoint, str],
         changed: Callable[[], None],
         clock: Clock,
+        standing: Standing,
     ) -> None:
+        self.standing = standing
         self._services = {settings.name: settings for settings in config.services}
         listen = config.unavailable.listen
         self._unavailable = Endpoint(listen.host, listen.port)
@@ -93,10 +97,16 @@ class Situation:
             state.name for state in self._sources.values() if state.snapshot is not None and not state.answered
         )
 
-    def decide(self, settings: ServiceSettings, before: Upstream | None) -> Decision:
-        """Who serves this service now, where `before` is what nginx is known to serve."""
+    def claims(self, service: str) -> Sequence[Claim]:
+        """The instances of a service, as their sources name them."""
+        return self._claims.accepted.get(service, ())
+
+    def decide(self, settings: ServiceSettings, before: Upstream | None, standing: Standing | None = None) -> Decision:
+        """Who serves this service now, where `before` is what nginx is known to serve; or who would, if these other
+        orders were `standing`."""
         name = settings.name
-        claims = self._claims.accepted.get(name, ())
+        standing = standing or self.standing
+        claims = with_drains(self.claims(name), standing.drained(name))
         health = {}
         if self._checker is not None:
             for claim in claims:
@@ -114,6 +124,7 @@ class Situation:
             refused=refused,
             ejected=ejected,
             taken=self._taken(name, before),
+            split=standing.split(name),
             now=self._clock(),
         )
 
@@ -126,6 +137,7 @@ class Situation:
     def _watch(self) -> None:
         """Settle who owns what, and have exactly the accepted endpoints probed."""
         self._claims = settle(self._sources.values(), self._claims.owners)
+        self.standing.look(self._claims.accepted)
         having: dict[Endpoint, tuple[str, ...]] = {}
         for name, claims in self._claims.accepted.items():
             for claim in claims:

@@ -1,0 +1,120 @@
+"""What speaks against an order: names that nobody has, and orders that would leave nobody to serve. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from upstreamd.decide import Split
+from upstreamd.errors import OrderError
+from upstreamd.model import Decision, Endpoint, Member, State
+
+LONGEST_WATCH = 3600.0
+"""Seconds for which a switch may be on probation."""
+MOST_NAMED = 5
+LONGEST_NAME = 100
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """The rest of a sentence that says that `word` is not known: the nearest name, else the known ones."""
+    names = list(known)
+    found = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
+    if found:
+        return f"; did you mean {found[0]}?"
+    more = [f"and {len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+    return f"; known are {', '.join([*names[:MOST_NAMED], *more])}" if names else "; none is known"
+
+
+def known_service(service: str, services: Iterable[str]) -> None:
+    """Raises OrderError for a service that is not configured."""
+    names = list(services)
+    if service not in names:
+        raise OrderError(f"there is no service {service[:LONGEST_NAME]!r}{near(service, names)}", kind="unknown")
+
+
+def known_instance(decision: Decision, endpoint: Endpoint) -> Member:
+    """The instance at `endpoint`. Raises OrderError where there is none."""
+    found = [member for member in decision.members if member.instance.endpoint == endpoint]
+    if not found:
+        known = near(str(endpoint), (str(member.instance.endpoint) for member in decision.members))
+        raise OrderError(f"{decision.service} has no instance {endpoint}{known}", kind="unknown")
+    return found[0]
+
+
+def known_version(decision: Decision, version: str) -> None:
+    """Raises OrderError for a version that no instance has."""
+    versions = sorted({member.instance.version for member in decision.members} - {""})
+    if version not in versions:
+        name = version[:LONGEST_NAME]
+        raise OrderError(f"{decision.service} has no version {name!r}{near(version, versions)}", kind="unknown")
+
+
+def sensible(weight: int, watch: float) -> None:
+    """Raises OrderError for a part that is none, and for a probation that nobody would wait for."""
+    if not 1 <= weight <= 100:
+        raise OrderError(f"a weight of {weight} is none; give 1 to 100 percent")
+    if not 0 <= watch <= LONGEST_WATCH:
+        raise OrderError(f"a probation of {watch:g}s is none; give at most {LONGEST_WATCH:g}s")
+
+
+def leaves_somebody(tried: Decision, member: Member) -> None:
+    """Raises OrderError where `tried`, the decision with `member` drained, would leave nobody else to serve."""
+    if not member.serving:
+        return
+    endpoint = member.instance.endpoint
+    others = [
+        each
+        for each in tried.members
+        if each.serving and each.instance.endpoint != endpoint and each.state is not State.DRAINING
+    ]
+    if not others:
+        raise OrderError(
+            f"{endpoint} is the last instance of {tried.service} that serves ({counts(tried)}); put another in service"
+            " first, or force it"
+        )
+
+
+def enough_healthy(decision: Decision, split: Split) -> None:
+    """Raises OrderError where too few instances of the split's versions could serve it."""
+    found = [member for member in decision.members if member.instance.version == split.version]
+    healthy = sum(member.state is State.HEALTHY for member in found)
+    if healthy < split.min_healthy:
+        raise OrderError(
+            f"{split.version} of {decision.service} has {healthy} healthy of {len(found)} instances, and"
+            f" {split.min_healthy} must be ({counts(decision)})"
+        )
+    if split.weight == 100:
+        return
+    rest = [member for member in decision.members if member not in found and split.includes(member.instance)]
+    if not any(member.state is State.HEALTHY for member in rest):
+        raise OrderError(
+            f"{split.base or 'every other version'} of {decision.service} would get {split.rest} % of the requests and"
+            f" has no healthy one of {len(rest)} instances; switch wholly, or start some"
+        )
+
+
+def base(service: str, present: Split | None, version: str, weight: int) -> str:
+    """Who gets the rest where `version` gets `weight` percent: the version active so far; empty for all others.
+
+    Raises OrderError where the version is the active one already, so that nobody is left for the rest.
+    """
+    if weight == 100 or present is None:
+        return ""
+    if present.weight == 100:
+        if version == present.version:
+            raise OrderError(
+                f"{version} of {service} is the active version and gets everything; name the version that shall get"
+                f" {100 - weight} %, or roll back"
+            )
+        return present.version
+    return present.version if version == present.base else present.base
+
+
+def counts(decision: Decision) -> str:
+    """How many instances there are of each version, and how many are healthy."""
+    numbers: dict[str, list[int]] = {}
+    for member in decision.members:
+        healthy, total = numbers.setdefault(member.instance.version or "no version", [0, 0])
+        numbers[member.instance.version or "no version"] = [healthy + (member.state is State.HEALTHY), total + 1]
+    shown = [f"{version}: {healthy} healthy of {total}" for version, (healthy, total) in sorted(numbers.items())]
+    return ", ".join(shown) or "no instance at all"

@@ -1,0 +1,252 @@
+"""Carries out what operators order: checked against what would follow, written down, then applied like any change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from upstreamd import objections
+from upstreamd.decide import EVERY, Drain, Split, Versions
+from upstreamd.errors import OrderError
+from upstreamd.events import Events, Kind
+from upstreamd.model import Clock, Decision, Endpoint, State
+from upstreamd.picture import Picture, Rotation
+from upstreamd.reconcile import Reconciler
+from upstreamd.standing import Standing
+
+LONGEST_APPLY = 30.0
+"""Seconds after which an order holds up no other one, even if nginx has not confirmed it."""
+
+DRAIN, UNDRAIN, SWITCH, ROLLBACK = "drain", "undrain", "switch", "rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One that was taken at `at` (monotonic seconds); `endpoint` is None where it is about the whole service."""
+
+    verb: str
+    at: float
+    endpoint: Endpoint | None = None
+
+    def conflicts(self, verb: str, endpoint: Endpoint | None) -> bool:
+        """Whether another one has to wait until this one is applied: two instances may be drained at a time, but
+        nothing goes with a switch, and nobody drains and undrains one instance at a time."""
+        if self.endpoint is None or endpoint is None:
+            return True
+        return self.endpoint == endpoint and self.verb != verb
+
+
+class Ordering:
+    """Takes orders (upstreamd.orders.Orders); `wall` is the wall clock, both clocks in seconds.
+
+    An order is written down, in the state that survives, before anything follows from it. `attach` gives the
+    reconciler of the configuration in force; before that every order is refused as busy.
+    """
+
+    def __init__(self, events: Events, *, clock: Clock, wall: Callable[[], float]) -> None:
+        self._events = events
+        self._clock = clock
+        self._wall = wall
+        self._reconciler: Reconciler | None = None
+        self._under_way: dict[str, list[_Order]] = {}
+
+    def attach(self, reconciler: Reconciler | None) -> None:
+        """Orders go to this one from now on; None: to nobody, as between two configurations."""
+        self._reconciler = reconciler
+        self._under_way.clear()
+
+    def drain(self, service: str, endpoint: Endpoint, *, force: bool, by: str) -> Mapping[str, object]:
+        """As Orders.drain."""
+        decision = self._decision(service)
+        member = objections.known_instance(decision, endpoint)
+        self._make_way(service, DRAIN, endpoint)
+        drain = Drain(service, endpoint, member.instance.id, by or "an operator", self._wall())
+        drained = [(each.endpoint, each.id) for each in self._standing.drained(service)]
+        if (drain.endpoint, drain.id) not in drained:
+            if not force:
+                objections.leaves_somebody(self._if_drained(drain), member)
+            self._standing.drain(drain)
+            self._carry_out(service, DRAIN, f"{endpoint} is drained by {drain.by}", endpoint)
+        return self._told(service, endpoint)
+
+    def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
+        """As Orders.undrain; refused for an instance that drains by its own or its source's wish."""
+        decision = self._decision(service)
+        drained = [drain for drain in self._standing.drained(service) if drain.endpoint == endpoint]
+        if not drained:
+            member = objections.known_instance(decision, endpoint)
+            if member.state is State.DRAINING:
+                raise OrderError(
+                    f"{endpoint} of {service} is not drained by an operator: {member.reason}; end it there"
+                )
+            return self._told(service, endpoint)
+        self._make_way(service, UNDRAIN, endpoint)
+        self._standing.undrain(service, endpoint)
+        self._carry_out(service, UNDRAIN, f"{endpoint} is put back by {by or 'an operator'}", endpoint)
+        return self._told(service, endpoint)
+
+    def switch(
+        self, service: str, version: str, *, weight: int, min_healthy: int, by: str, watch: float = 0.0
+    ) -> Mapping[str, object]:
+        """As Orders.switch."""
+        decision = self._decision(service)
+        versions = self._standing.versions(service)
+        objections.known_version(decision, version)
+        objections.sensible(weight, watch)
+        self._make_way(service, SWITCH)
+        now, least = self._wall(), max(1, min_healthy)
+        base = objections.base(service, versions.present, version, weight)
+        split = Split(versions.next_number(), version, weight, base, EVERY, by, now, least)
+        objections.enough_healthy(decision, split)
+        present = versions.present
+        if watch:
+            split = replace(split, watched_until=now + watch)
+        if present is not None and (present.version, present.weight, present.base) == (version, weight, base):
+            split = replace(split, number=present.number, before=present.before)
+        else:
+            split = replace(split, before=present.number if present else EVERY)
+        self._turn(service, SWITCH, versions, split, f"switched to {split} by {by or 'an operator'}")
+        return self._told(service)
+
+    def rollback(self, service: str, *, generation: int | None, by: str) -> Mapping[str, object]:
+        """As Orders.rollback."""
+        decision = self._decision(service)
+        versions = self._standing.versions(service)
+        number = versions.previous if generation is None else self._number_in(versions, service, generation)
+        if number is None:
+            raise OrderError(
+                f"{service} was never switched, or was rolled back to its beginning: there is no split before"
+            )
+        present = versions.present
+        if number == (present.number if present else EVERY):
+            raise OrderError(
+                f"{service} has the split of generation {generation} in force already ({present or 'all'})"
+            )
+        self._make_way(service, ROLLBACK)
+        split = versions.find(number)
+        if split is not None:
+            split = replace(split, watched_until=0.0)
+        would = self._if_split(service, split).members
+        if not any(member.serving and member.state is State.HEALTHY for member in would):
+            raise OrderError(
+                f"{service} cannot go back to {split or 'all versions'}: no instance of it is healthy"
+                f" ({objections.counts(decision)})"
+            )
+        why = f"rolled back to {split or 'all versions'} by {by or 'an operator'}"
+        self._turn(service, ROLLBACK, versions, split, why)
+        return self._told(service)
+
+    def described(self, picture: Picture) -> Picture:
+        """The picture with what operators have ordered of each service."""
+        if self._reconciler is None:
+            return picture
+        services = {name: replace(view, rotation=self.rotation(name)) for name, view in picture.services.items()}
+        return replace(picture, services=services)
+
+    def rotation(self, service: str) -> Rotation:
+        """Which versions of a service get requests, since which order, and whether all orders are applied."""
+        versions = self._standing.versions(service)
+        split = versions.present
+        why = versions.turns[-1].why if versions.turns else ""
+        settled = not self._pending(service)
+        if split is None:
+            return Rotation(why=why, settled=settled)
+        watched = max(0.0, split.watched_until - self._wall())
+        return Rotation(split.shares(), split.number, why, watched, settled)
+
+    def decision(self, service: str) -> Decision:
+        """Who serves `service` as things stand."""
+        return self._decision(service)
+
+    @property
+    def watched(self) -> dict[str, Split]:
+        """The splits that are taken back where they do harm, by service."""
+        if self._reconciler is None:
+            return {}
+        present = {name: versions.present for name, versions in self._standing.all_versions.items()}
+        known = self._reconciler.services
+        now = self._wall()
+        return {name: split for name, split in present.items() if split and split.watched_until > now and name in known}
+
+    # What all orders have in common
+
+    @property
+    def _standing(self) -> Standing:
+        if self._reconciler is None:
+            raise OrderError("upstreamd has just started; try again soon", kind="busy")
+        return self._reconciler.situation.standing
+
+    def _present(self) -> Reconciler:
+        if self._reconciler is None or self._reconciler.settling:
+            raise OrderError("upstreamd has just started and still looks at its sources; try again soon", kind="busy")
+        return self._reconciler
+
+    def _decision(self, service: str) -> Decision:
+        reconciler = self._present()
+        objections.known_service(service, reconciler.services)
+        return reconciler.decide(service)
+
+    def _make_way(self, service: str, verb: str, endpoint: Endpoint | None = None) -> None:
+        """Raises OrderError where another order has to be applied first."""
+        for order in self._pending(service):
+            if order.conflicts(verb, endpoint):
+                about = f" of {order.endpoint}" if order.endpoint else ""
+                raise OrderError(f"a {order.verb}{about} of {service} is being applied; try again soon", kind="busy")
+
+    def _pending(self, service: str) -> list[_Order]:
+        """The orders that nginx has not confirmed yet."""
+        orders = self._under_way.get(service)
+        if not orders or self._reconciler is None:
+            return []
+        now = self._clock()
+        left = [
+            order
+            for order in orders
+            if now - order.at < LONGEST_APPLY and not self._reconciler.settled(service, order.at)
+        ]
+        self._under_way[service] = left
+        return left
+
+    def _carry_out(self, service: str, verb: str, what: str, endpoint: Endpoint | None = None) -> None:
+        """Say so, write it down, and have it applied; in this order."""
+        self._events.publish(Kind.ORDER, what, service=service, instance=str(endpoint) if endpoint else "")
+        self._under_way.setdefault(service, []).append(_Order(verb, self._clock(), endpoint))
+        self._present().ordered()
+
+    def _turn(self, service: str, verb: str, versions: Versions, split: Split | None, why: str) -> None:
+        turned = versions.turned(split, self._present().generation + 1, why)
+        self._standing.turn(service, turned)
+        self._carry_out(service, verb, why)
+
+    def _number_in(self, versions: Versions, service: str, generation: int) -> int:
+        last = self._present().generation
+        number = versions.at(generation) if 1 <= generation <= last else None
+        if number is None:
+            raise OrderError(
+                f"generation {generation} of {service} is not known; the last one is {last}, the one before {last - 1}",
+                kind="unknown",
+            )
+        return number
+
+    def _told(self, service: str, endpoint: Endpoint | None = None) -> dict[str, object]:
+        """What the answer says of the order: how things stand now that it is given."""
+        decision = self._decision(service)
+        told: dict[str, object] = {"service": service, "generation": self._present().generation}
+        if endpoint is not None:
+            member = next((each for each in decision.members if each.instance.endpoint == endpoint), None)
+            return {**told, "instance": str(endpoint), "state": member.state.value if member else "unknown"}
+        split = self._standing.split(service)
+        return {**told, "split": split.shares() if split else {}, "number": split.number if split else EVERY}
+
+    # What would follow
+
+    def _if_drained(self, drain: Drain) -> Decision:
+        standing = self._standing
+        tried = Standing(self._wall, [*standing.drains, drain], standing.all_versions)
+        return self._present().decide(drain.service, tried)
+
+    def _if_split(self, service: str, split: Split | None) -> Decision:
+        standing = self._standing
+        versions = Versions().turned(split, 0, "")
+        tried = Standing(self._wall, standing.drains, {**standing.all_versions, service: versions})
+        return self._present().decide(service, tried)
