@@ -78,6 +78,14 @@ def find_compose() -> str:
 
 
 @functools.cache
+def find_pm2() -> str:
+    """The pm2 command: UPSTREAMD_TEST_PM2, else `pm2` on PATH; empty if neither, or without Node.js. It is not asked,
+    because it would make itself at home in this user's directory."""
+    found = shutil.which(os.environ.get("UPSTREAMD_TEST_PM2") or "pm2") or ""
+    return found if found and _answers("node", "--version") else ""
+
+
+@functools.cache
 def find_ipv6() -> str:
     """The IPv6 loopback address; empty where it cannot be listened on, as in most containers."""
     try:
@@ -101,6 +109,7 @@ _COMPONENTS: dict[str, tuple[Callable[[], str], str]] = {
     "docker": (find_docker, "no Docker engine answers: install and start one (`apt-get install docker.io`)"),
     "ipv6": (find_ipv6, "no IPv6 loopback: `sysctl -w net.ipv6.conf.lo.disable_ipv6=0`"),
     "promtool": (find_promtool, "no promtool: `apt-get install prometheus`, or put Prometheus' promtool on PATH"),
+    "pm2": (find_pm2, "no PM2: `npm install pm2`, then put `pm2` on PATH or name it in UPSTREAMD_TEST_PM2"),
     "compose": (find_compose, "no `docker compose`: start a Docker engine and install Docker's compose plugin"),
 }
 
@@ -160,6 +169,12 @@ def each_nginx_binary(request: pytest.FixtureRequest) -> str:
 def consul_binary() -> str:
     """Path of the Consul agent; for tests marked real("consul")."""
     return find_consul()
+
+
+@pytest.fixture(scope="session")
+def pm2_command() -> str:
+    """Path of the pm2 command; for tests marked real("pm2")."""
+    return find_pm2()
 
 
 @pytest.fixture(scope="session")
