@@ -103,7 +103,7 @@ async def test_a_change_after_a_quiet_second_is_fetched_in_milliseconds(nginx_bi
 async def test_only_one_worker_asks_and_all_of_them_know(nginx_binary: str, tmp_path: Path) -> None:
     """`zone` shares what worker 0 has learned, so that there is one client however many workers."""
     async with apps("one") as (one,), stage(nginx_binary, tmp_path, first=one.port) as at:
-        assert len(at.nginx.workers()) == 2
+        await eventually(lambda: len(at.nginx.workers()) == 2, "both workers")
         assert sum(at.route.versions("app_servers").values()) == 1
         await only(at.nginx, {"one"}, 30)
 
@@ -223,7 +223,9 @@ async def test_sessions_of_a_drained_instance_stay_with_it(nginx_binary: str, tm
             async with asyncio.timeout(PATIENCE):
                 await at.route.fetched("app_servers", version)
             await only(at.nginx, {"two"})
-            assert await asyncio.to_thread(asked_with, at.nginx.port, bound) == "one"
+            async with asyncio.timeout(PATIENCE):  # the second line asks by itself
+                while await asyncio.to_thread(asked_with, at.nginx.port, bound) != "one":  # noqa: ASYNC110 - nginx tells nobody
+                    await asyncio.sleep(0.05)
 
 
 DRAINING = "server app_servers.upstreamd service=_drain._tcp resolve drain;"

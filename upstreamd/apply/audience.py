@@ -40,11 +40,11 @@ class Audience:
         self._clock = clock
         self._records: dict[Client, _Record] = {}
 
-    def told(self, client: Client, name: str) -> int:
-        """The version of `name` that the client was told last; 0 where none."""
+    def current(self, client: Client, name: str, version: int) -> bool:
+        """Whether the client was told `version` of `name` last, and has fetched what it is owed for it."""
         record = self._records.get(client)
         told = record.told.get(name) if record is not None else None
-        return told.version if told is not None else 0
+        return told is not None and told.version == version and not told.owed - {name}
 
     def tell(self, client: Client, name: str, version: int, owed: frozenset[str]) -> None:
         """The client is being told; it has the version once it has also fetched the names it is `owed`."""

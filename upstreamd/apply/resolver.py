@@ -130,7 +130,7 @@ class Responder:
         published = self.zone.watched(query.name) if query.type == dns.SRV else None
         if published is None:
             self._tell(query, client, send)
-        elif published.version == 0 or self.audience.told(client, query.name) == published.version:
+        elif published.version == 0 or self.audience.current(client, query.name, published.version):
             self._hold(query, client, published, send)
         else:
             self._tell_service(query, client, published, send)

@@ -69,6 +69,12 @@ class Client:
         self.send(query(name, kind, **options))  # type: ignore[arg-type]  # the options of query()
         return await self.receive()
 
+    async def fetch(self) -> bytes:
+        """Ask for the service and then for its group's addresses, as nginx does; the first answer."""
+        answer = await self.ask()
+        await self.ask(GROUP, dns.A)
+        return answer
+
     async def silent(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
@@ -90,7 +96,7 @@ async def test_a_new_client_is_answered_at_once_and_waits_for_the_next_change() 
     """The first question is answered with what is; the second when that changes, without delay."""
     async with responder() as to, Client(to) as client:
         publish(to, "10.0.0.1")
-        assert count(await client.ask()) == 2
+        assert count(await client.fetch()) == 2
         client.send(query(NAME))
         assert await client.silent(0.05)
         publish(to, "10.0.0.1", port=81)
@@ -101,16 +107,23 @@ async def test_a_held_question_is_answered_when_the_hold_is_over() -> None:
     """Without a change the same set is told again, before nginx gives up on the answer."""
     async with responder() as to, Client(to) as client:
         publish(to, "10.0.0.1")
-        first, begin = await client.ask(), time.monotonic()
+        first, begin = await client.fetch(), time.monotonic()
         assert await client.ask() == first
         assert time.monotonic() - begin >= SETTINGS.hold * 0.9
+
+
+async def test_who_has_not_fetched_the_addresses_is_told_again_at_once() -> None:
+    """Whoever asks for the service again without them may have lost them; it does not wait for another change."""
+    async with responder(replace(SETTINGS, hold=PATIENCE * 2)) as to, Client(to) as client:
+        publish(to, "10.0.0.1")
+        assert await client.ask() == await client.ask()
 
 
 async def test_a_repeated_question_does_not_wait_longer() -> None:
     """nginx repeats itself every five seconds and counts its patience from the first time; so do we."""
     async with responder(replace(SETTINGS, hold=1.0)) as to, Client(to) as client:
         publish(to, "10.0.0.1")
-        await client.ask()
+        await client.fetch()
         begin = time.monotonic()
         client.send(query(NAME))
         while await client.silent(0.2):
@@ -123,7 +136,7 @@ async def test_a_forged_question_does_not_take_the_place_of_the_real_one() -> No
     """Whoever asks under nginx's address and port with a number of his own leaves nginx's question waiting."""
     async with responder(replace(SETTINGS, hold=PATIENCE)) as to, Client(to) as client:
         publish(to, "10.0.0.1")
-        await client.ask()
+        await client.fetch()
         for ident in (8, 9):
             client.send(query(NAME, ident=ident))
         assert await client.silent(0.05)
@@ -268,7 +281,7 @@ async def test_a_stop_tells_who_waits() -> None:
     """nginx would wait out its resolver_timeout for an answer that never comes; told, it asks our successor soon."""
     async with responder(replace(SETTINGS, hold=PATIENCE)) as to, Client(to) as client:
         publish(to, "10.0.0.1")
-        first = await client.ask()
+        first = await client.fetch()
         client.send(query(NAME))
         assert await client.silent(0.05)
         await to.stop()
