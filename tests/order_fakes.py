@@ -29,9 +29,11 @@ class RememberedOrders:
         """Remember an undrain."""
         return self._take("undrain", service, endpoint, by)
 
-    def switch(self, service: str, version: str, *, weight: int, min_healthy: int, by: str) -> Mapping[str, object]:
+    def switch(
+        self, service: str, version: str, *, weight: int, min_healthy: int, by: str, watch: float = 0.0
+    ) -> Mapping[str, object]:
         """Remember a switch."""
-        return self._take("switch", service, version, weight, min_healthy, by)
+        return self._take("switch", service, version, weight, min_healthy, watch, by)
 
     def rollback(self, service: str, *, generation: int | None, by: str) -> Mapping[str, object]:
         """Remember a rollback."""

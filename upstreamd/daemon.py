@@ -24,6 +24,7 @@ from upstreamd.errors import ConfigError, UpstreamdError
 from upstreamd.events import Events
 from upstreamd.history import History
 from upstreamd.model import Endpoint, Instance
+from upstreamd.observe.encryption import context, encrypted
 from upstreamd.observe.events import Happenings
 from upstreamd.observe.http import AdminServer
 from upstreamd.observe.log import configure
@@ -267,12 +268,18 @@ class Daemon:
     def _read_again(self) -> bool:
         """Read the configuration anew; a bad one is refused as a whole and the old one kept."""
         try:
-            self._config = load(self._path)
+            config = load(self._path)
+            if encrypted(config.admin):
+                context(config.admin)  # files that cannot be used are told of while the old ones still serve
         except ConfigError as error:
             for problem in error.problems:
                 # the sentence is for the operator who wrote the file; a traceback would tell nothing more
                 log.error("the new configuration is refused and the old one kept: %s", problem)  # noqa: TRY400
             return False
+        except UpstreamdError as error:
+            log.error("the new configuration is refused and the old one kept: %s", error)  # noqa: TRY400 - as above
+            return False
+        self._config = config
         configure(self._config.log)
         log.info("the configuration was read again from %s", self._path)
         return True

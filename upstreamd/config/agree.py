@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from upstreamd.config.values import SOURCE_KINDS, Config, HealthSettings, ServiceSettings
+from upstreamd.config.values import SOURCE_KINDS, AdminSettings, Config, HealthSettings, ServiceSettings
 from upstreamd.errors import Problem
 
 
@@ -14,6 +14,7 @@ def agree(config: Config, problems: list[Problem]) -> None:
     if not admin.listen.guarded and not admin.token_file:
         reason = "is reachable from other machines: set admin.token_file, or listen on 127.0.0.1 or a unix socket"
         problems.append(Problem("admin.listen", str(admin.listen), reason))
+    _on_tls(admin, problems)
     if admin.token_for_reads and not admin.token_file:
         problems.append(Problem("admin.token_for_reads", "true", "there is no token to ask for: set admin.token_file"))
     passive = config.passive.listen
@@ -52,6 +53,20 @@ def _on_preference(service: ServiceSettings, path: str, problems: list[Problem])
         if kind not in declared:
             reason = f"is no source of the service, which has {', '.join(declared) or 'none'}; name one of those"
             problems.append(Problem(f"{path}.prefer", f'"{kind}"', reason))
+
+
+def _on_tls(admin: AdminSettings, problems: list[Problem]) -> None:
+    """Certificates come with their keys, and client certificates with a server's."""
+    for certificate, key in (("tls_certificate", "tls_key"), ("client_certificate", "client_key")):
+        if bool(getattr(admin, certificate)) != bool(getattr(admin, key)):
+            missing = key if getattr(admin, certificate) else certificate
+            problems.append(Problem(f"admin.{missing}", "", "a certificate and its key go together: set both"))
+    if admin.client_ca and not admin.tls_certificate:
+        reason = "clients show certificates in TLS alone: set admin.tls_certificate and admin.tls_key"
+        problems.append(Problem("admin.client_ca", admin.client_ca, reason))
+    if admin.tls_certificate and admin.listen.socket:
+        reason = "a unix socket is guarded by its mode and speaks no TLS: remove it, or listen on an address"
+        problems.append(Problem("admin.tls_certificate", admin.tls_certificate, reason))
 
 
 def _on_resolver(config: Config, problems: list[Problem]) -> None:

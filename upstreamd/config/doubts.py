@@ -35,6 +35,9 @@ def _files(config: Config) -> Iterator[str]:
     named = {
         "nginx.config": nginx.config,
         "admin.token_file": config.admin.token_file,
+        "admin.tls_certificate": config.admin.tls_certificate,
+        "admin.tls_key": config.admin.tls_key,
+        "admin.client_ca": config.admin.client_ca,
         "consul.token_file": config.consul.token_file,
         "consul.ca_file": config.consul.ca_file,
         "kubernetes.token_file": config.kubernetes.token_file,

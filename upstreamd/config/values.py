@@ -70,11 +70,18 @@ class ApplySettings:
 
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
-    """The admin server. `hosts` are names it may be addressed by, beside localhost and every IP address."""
+    """The admin server. `hosts` are names it may be addressed by, beside localhost and every IP address. With
+    `client_ca`, who connects needs a certificate signed by one of those in the file; `client_certificate` and
+    `client_key` are what our own commands show then."""
 
     listen: Listen = setting("127.0.0.1:9145", listen)
     token_file: str = setting("", text(*PATH))
     token_for_reads: bool = setting(False, flag)
+    tls_certificate: str = setting("", text(*PATH))
+    tls_key: str = setting("", text(*PATH))
+    client_ca: str = setting("", text(*PATH))
+    client_certificate: str = setting("", text(*PATH))
+    client_key: str = setting("", text(*PATH))
     hosts: tuple[str, ...] = setting([], texts)
 
 

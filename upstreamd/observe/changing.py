@@ -36,11 +36,12 @@ class Drain(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Switch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """`weight` in percent; `min_healthy` instances of the version must be healthy."""
+    """`weight` in percent; `min_healthy` instances of the version are needed; it is watched for `watch` seconds."""
 
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     weight: Annotated[int, msgspec.Meta(ge=1, le=100)] = 100
     min_healthy: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+    watch: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
 
 
 class Rollback(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -83,7 +84,7 @@ class Changing:
         def give(orders: Orders) -> Mapping[str, object]:
             wanted = filled(Switch, question.body)
             order = partial(orders.switch, question.names["service"], wanted.version)
-            return order(weight=wanted.weight, min_healthy=wanted.min_healthy, by=question.by)
+            return order(weight=wanted.weight, min_healthy=wanted.min_healthy, watch=wanted.watch, by=question.by)
 
         return self._carried_out("switch", question, give)
 
@@ -118,7 +119,7 @@ class Changing:
 
 def _scalars(question: Question) -> list[tuple[str, object]]:
     """What the order said, for the log; it was read against its form, so it is small."""
-    return [(key, value) for key, value in question.body.items() if isinstance(value, (str, int, bool))]
+    return [(key, value) for key, value in question.body.items() if isinstance(value, (str, int, float, bool))]
 
 
 def _instance(question: Question) -> Endpoint:

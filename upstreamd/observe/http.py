@@ -16,6 +16,8 @@ from upstreamd.observe.body import MAX_BODY, BodyError, read_object
 from upstreamd.observe.caller import Guard
 from upstreamd.observe.changing import Changing
 from upstreamd.observe.door import Doorkeeper, refusal
+from upstreamd.observe.encryption import Identity, encrypted
+from upstreamd.observe.handshake import Vestibule
 from upstreamd.observe.listening import Bound, bind, unbind
 from upstreamd.observe.metrics import Metrics
 from upstreamd.observe.reading import Reading
@@ -60,23 +62,29 @@ class AdminServer:
         self._runner: web.ServerRunner | None = None
         self._listener: asyncio.Server | None = None
         self._bound: Bound | None = None
+        self._vestibule: Vestibule | None = None
 
     @property
     def listen(self) -> Listen:
         """Where the server listens, with the port the system chose where the settings say 0."""
         wanted = self._settings.listen
-        if wanted.socket or self._listener is None or not self._listener.sockets:
+        if wanted.socket or self._bound is None:
             return wanted
-        return Listen(wanted.host, self._listener.sockets[0].getsockname()[1])
+        return Listen(wanted.host, self._bound.port)
 
     async def start(self) -> None:
-        """Begin to serve. Raises UpstreamdError where the port is taken or the socket cannot be made."""
+        """Begin to serve. Raises UpstreamdError where port, socket or certificate are not to be had."""
+        identity = Identity(self._settings) if encrypted(self._settings) else None
         self._bound = bind(self._settings.listen)
         self._runner = web.ServerRunner(self._door, shutdown_timeout=STOP_PATIENCE)
         await self._runner.setup()
-        loop = asyncio.get_running_loop()
-        serve = loop.create_unix_server if self._settings.listen.socket else loop.create_server
-        self._listener = await serve(self._door, sock=self._bound.socket)
+        if identity is not None:
+            self._vestibule = Vestibule(self._door, identity)
+            self._vestibule.open(self._bound.socket)
+        else:
+            loop = asyncio.get_running_loop()
+            serve = loop.create_unix_server if self._settings.listen.socket else loop.create_server
+            self._listener = await serve(self._door, sock=self._bound.socket)
         log.info("the admin server listens on %s", self.listen)
 
     async def stop(self) -> None:
@@ -84,6 +92,9 @@ class AdminServer:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+        if self._vestibule is not None:
+            await self._vestibule.close()
+            self._vestibule = None
         self._door.end_streams()
         if self._runner is not None:
             await self._runner.cleanup()

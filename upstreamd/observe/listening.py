@@ -24,9 +24,10 @@ _WHY_NOT_BOUND = {
 
 
 class Bound(NamedTuple):
-    """A socket that listens, and the device and inode of its file where it is a unix socket."""
+    """A socket that listens, its port, and the device and inode of its file where it is a unix socket."""
 
     socket: socket.socket
+    port: int = 0
     file: tuple[int, int] | None = None
 
 
@@ -52,7 +53,7 @@ def _bind_tcp(listen: Listen) -> Bound:
         bound.bind((listen.host, listen.port))
         bound.listen(BACKLOG)
         undo.pop_all()
-        return Bound(bound)
+        return Bound(bound, bound.getsockname()[1])
 
 
 def _bind_unix(path: Path) -> Bound:
@@ -63,7 +64,7 @@ def _bind_unix(path: Path) -> Bound:
         path.chmod(0o660)
         bound.listen(BACKLOG)
         undo.pop_all()
-        return Bound(bound, _identity(path))
+        return Bound(bound, file=_identity(path))
 
 
 def _clear(path: Path) -> None:
@@ -87,7 +88,8 @@ def _clear(path: Path) -> None:
 
 
 def unbind(listen: Listen, bound: Bound) -> None:
-    """Removes a unix socket's file, if it is still the one we made."""
+    """Closes the socket, and removes a unix socket's file, if it is still the one we made."""
+    bound.socket.close()
     if bound.file is None:
         return
     path = Path(listen.socket)

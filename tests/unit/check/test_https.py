@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import ssl
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import Certificates
 from check_harness import QUICK, checking, first_result, until
 from fakes import ScriptedServer, answering, http_answer, scripted
 
@@ -16,40 +14,6 @@ from upstreamd.check import Checker
 from upstreamd.config import HealthSettings
 from upstreamd.errors import ConfigError
 from upstreamd.model import Endpoint
-
-
-class Certificates:
-    """A CA, a server's and a client's certificate from it, made with the openssl command."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._run("req", "-x509", "-out", "ca.pem", "-subj", "/CN=test CA", *self._key("ca.key"), "-days", "3")
-        self._issue("server", "subjectAltName=IP:127.0.0.1,IP:::1,DNS:app.internal")
-        self._issue("client", "extendedKeyUsage=clientAuth")
-
-    def path(self, name: str) -> str:
-        return str(self._directory / name)
-
-    def server(self, *, ask_client: bool = False) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.path("server.pem"), self.path("server.key"))
-        if ask_client:
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(self.path("ca.pem"))
-        return context
-
-    def _issue(self, name: str, extension: str) -> None:
-        (self._directory / f"{name}.ext").write_text(extension)
-        self._run("req", "-new", "-out", f"{name}.csr", "-subj", f"/CN={name}", *self._key(f"{name}.key"))
-        given = ("-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-extfile", f"{name}.ext")
-        self._run("x509", "-req", *given, "-out", f"{name}.pem", "-days", "3", "-CAcreateserial")
-
-    @staticmethod
-    def _key(name: str) -> tuple[str, ...]:
-        return ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", name)
-
-    def _run(self, *arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=self._directory, check=True, capture_output=True, timeout=60)
 
 
 @pytest.fixture(scope="module")

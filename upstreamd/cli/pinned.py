@@ -1,0 +1,46 @@
+"""TLS to our own sidecar: the certificate that the configuration names is the only one that is believed."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import ssl
+from pathlib import Path
+
+from upstreamd.config import AdminSettings
+from upstreamd.errors import UpstreamdError
+
+_FIRST = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+class PinnedConnection(http.client.HTTPSConnection):
+    """HTTPS to `host`, at the port and by the certificates of `admin`. Raises UpstreamdError where they cannot be used.
+
+    The sidecar's certificate is pinned, whatever names it has and whoever signed it: both ends read one configuration.
+    """
+
+    def __init__(self, admin: AdminSettings, host: str, timeout: float) -> None:
+        super().__init__(host, admin.listen.port, timeout=timeout, context=_context(admin))
+
+
+def _context(admin: AdminSettings) -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.check_hostname = False
+    made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself is the anchor
+    key = "tls_certificate"
+    try:
+        made.load_verify_locations(cadata=_certificate(admin.tls_certificate))
+        if admin.client_certificate:
+            key = "client_certificate"
+            made.load_cert_chain(admin.client_certificate, admin.client_key)
+    except (OSError, ValueError) as error:
+        raise UpstreamdError(f'admin.{key} = "{getattr(admin, key)}": cannot be used: {error}') from error
+    return made
+
+
+def _certificate(path: str) -> str:
+    """The first certificate of a PEM file, which is the server's own (RFC 8446, section 4.4.2)."""
+    found = _FIRST.search(Path(path).read_text("ascii"))
+    if found is None:
+        raise ValueError("there is no certificate in it")
+    return found[0]
