@@ -28,7 +28,7 @@ def test_a_minimal_file_gets_the_documented_defaults() -> None:
     (service,) = parse(FILE_SOURCE).services
     assert service.output == "/etc/nginx/upstream.conf"
     assert (service.health.interval, service.health.timeout, service.health.rise, service.health.fall) == (2, 1, 2, 3)
-    assert service.health.expect_json == (("status", "healthy"),)
+    assert service.health.expect_json == (("status", "==", "healthy"),)
     assert [str(network) for network in service.allow] == ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
 
 
@@ -197,7 +197,7 @@ def test_a_token_lets_the_admin_server_listen_elsewhere() -> None:
 def test_nested_json_expectations_are_dotted_paths() -> None:
     """A table in expect_json means the same as a dotted path, and keeps the type of its value."""
     config = parse(FILE_SOURCE + "[services.app.health.expect_json]\ndb = { ready = true }\n")
-    assert config.services[0].health.expect_json == (("db.ready", True),)
+    assert config.services[0].health.expect_json == (("db.ready", "==", True),)
 
 
 def test_passive_evidence_is_off_until_it_is_given_an_address() -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import httptools
 
-from upstreamd.check.verdict import Answer, shown
+from upstreamd.check.document import shown
+from upstreamd.check.verdict import Answer
 
 MAX_HEADERS = 16 * 1024
 """Bytes up to the end of the header, interim (1xx) answers included."""

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from upstreamd.check import tls
+from upstreamd.check.grpc import GrpcPlan, GrpcProber
 from upstreamd.check.http import HttpPlan, HttpProber
 from upstreamd.check.prober import Prober
 from upstreamd.check.schedule import Watched, anywhere, jittered, pause, slot_width
 from upstreamd.check.tcp import TcpProber
 from upstreamd.check.wheel import Wheel
 from upstreamd.config import HealthSettings
-from upstreamd.model import Clock, Endpoint, Health, ProbeResult, Status
+from upstreamd.model import Clock, Endpoint, Health, ProbeResult, Status, Word
 
 Key = tuple[str, Endpoint]
 
@@ -135,9 +136,11 @@ class Checker:
                 watched.prober.close()
             self._wheel.readiness.close()
 
-    def _plan(self, service: str, settings: HealthSettings) -> HttpPlan | None:
+    def _plan(self, service: str, settings: HealthSettings) -> HttpPlan | GrpcPlan | None:
         if settings.scheme == "tcp":
             return None
+        if settings.scheme in {"grpc", "grpcs"}:
+            return GrpcPlan(service, settings)
         secure = tls.context(service, settings) if settings.scheme == "https" else None
         return HttpPlan(settings, self._wheel.readiness, secure)
 
@@ -159,7 +162,9 @@ class Checker:
         asked = Endpoint(watched.endpoint.address, watched.settings.port or watched.endpoint.port)
         report = partial(self._conclude, watched)
         plan = self._plans[watched.service]
-        return TcpProber(self._wheel.readiness, asked, report) if plan is None else HttpProber(plan, asked, report)
+        if plan is None:
+            return TcpProber(watched.settings, self._wheel.readiness, asked, report)
+        return GrpcProber(plan, asked, report) if isinstance(plan, GrpcPlan) else HttpProber(plan, asked, report)
 
     def _find(self, service: str, endpoint: Endpoint) -> Watched | None:
         return self._watched.get(service, {}).get(endpoint)
@@ -169,7 +174,7 @@ class Checker:
 
     # One probe's result
 
-    def _conclude(self, watched: Watched, ok: bool | None, reason: str) -> None:  # noqa: FBT001 - as Report has it
+    def _conclude(self, watched: Watched, ok: bool | None, reason: str, word: Word | None) -> None:  # noqa: FBT001 - as Report has it
         self._wheel.land(watched)
         now = self._clock()
         duration = now - watched.started
@@ -178,14 +183,15 @@ class Checker:
             ok, reason = self._excuse(watched, reason)
         elif ok:
             watched.excused = False
-        result = ProbeResult(ok, reason, duration, now)
+        result = ProbeResult(ok, reason, duration, now, word)
         is_first = watched.result is None
         watched.result = result
         watched.lags = duration * 2 > watched.settings.timeout
         if self._on_probe is not None:
             self._on_probe(watched.service, result)
         health = watched.health
-        if ok and health.status is Status.HEALTHY and not health.streak and health.reason == reason and watched.paced:
+        is_well = health.status is Status.HEALTHY and not health.streak and not health.degraded
+        if ok and is_well and word is None and health.reason == reason and watched.paced:
             # the usual case, and the only one that has to be cheap: observing the result would change nothing
             if not watched.again and not watched.doubted:
                 due = max(now, watched.due + jittered(watched.settings.interval))
@@ -211,8 +217,9 @@ class Checker:
         settings = watched.settings
         watched.health = before.observe(result, rise=settings.rise, fall=settings.fall)
         is_new = is_news and before.status is Status.CHECKING
-        if is_new or watched.health.status is not before.status:
-            self._on_health(watched.service, watched.endpoint, watched.health)
+        now = watched.health
+        if is_new or now.status is not before.status or bool(now.degraded) is not bool(before.degraded):
+            self._on_health(watched.service, watched.endpoint, now)
 
     def _plan_next(self, watched: Watched, result: ProbeResult) -> None:
         settings = watched.settings

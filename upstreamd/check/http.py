@@ -15,9 +15,9 @@ from upstreamd.check.connection import Connection
 from upstreamd.check.known import MAX_LEARNED, KnownAnswer, pattern_of
 from upstreamd.check.prober import Report
 from upstreamd.check.readiness import Readiness
-from upstreamd.check.verdict import Answer, Expectation
+from upstreamd.check.verdict import Answer, Expectation, Verdict
 from upstreamd.config import HealthSettings
-from upstreamd.model import Endpoint
+from upstreamd.model import Endpoint, Word
 
 LONGEST_IDLE = 30.0
 """Seconds. With a longer interval every probe connects anew: a firewall may forget an idle connection in silence."""
@@ -56,12 +56,12 @@ class HttpPlan:
         lines = [f"{settings.method} {settings.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         return "\r\n".join([*lines, "", ""]).encode("ascii")
 
-    def learn(self, data: bytes, answer: Answer, reason: str) -> KnownAnswer | None:
+    def learn(self, data: bytes, answer: Answer, verdict: Verdict) -> KnownAnswer | None:
         """The known answer like these bytes; endpoints that answer alike share one. None where it cannot be known."""
         pattern = pattern_of(data, answer.status)
         if pattern is None:
             return None
-        known = KnownAnswer(pattern, data, answer, reason)
+        known = KnownAnswer(pattern, data, answer, verdict)
         if len(self._known) >= _KNOWN_PER_SERVICE:
             self._known.clear()
         return self._known.setdefault((pattern, b"" if known.has_plain_body else known.rest), known)
@@ -115,7 +115,8 @@ class HttpProber:
         if not self._busy:
             self._connection.close()  # a kept connection ended, or spoke unasked
         elif known is not None and data == known.latest and not self._seen:
-            self._finish(ok=True, reason=known.reason, keep=known.answer.keep)
+            ok, reason, word = known.latest_verdict
+            self._finish(ok=ok, reason=reason, word=word, keep=known.answer.keep)
         elif not data:
             self._ended()
         elif known is not None and self._reader is None:
@@ -158,12 +159,13 @@ class HttpProber:
             self._read(seen)
 
     def _judge_body(self, known: KnownAnswer, seen: bytes, body: bytes) -> None:
-        ok, reason = True, known.reason
+        verdict = known.verdict
         if body != known.rest:
-            ok, reason = self._plan.expectation.judge(known.answer._replace(body=body))
-        if ok:
-            known.latest = seen
-        self._finish(ok=ok, reason=reason, keep=known.answer.keep)
+            verdict = self._plan.expectation.judge(known.answer._replace(body=body))
+        if verdict.ok:
+            known.latest, known.latest_verdict = seen, verdict
+        ok, reason, word = verdict
+        self._finish(ok=ok, reason=reason, word=word, keep=known.answer.keep)
 
     def _read(self, data: bytes) -> None:
         reader = self._reader
@@ -208,13 +210,13 @@ class HttpProber:
             return
         verdict = self._plan.expectation.judge(answer)
         if verdict.ok and answer.framed and len(self._seen) <= MAX_LEARNED:
-            self._known = self._plan.learn(self._seen, answer, verdict.reason)
-        self._finish(ok=verdict.ok, reason=verdict.reason, keep=answer.keep)
+            self._known = self._plan.learn(self._seen, answer, verdict)
+        self._finish(ok=verdict.ok, reason=verdict.reason, word=verdict.word, keep=answer.keep)
 
-    def _finish(self, *, ok: bool | None, reason: str, keep: bool = False) -> None:
+    def _finish(self, *, ok: bool | None, reason: str, word: Word | None = None, keep: bool = False) -> None:
         self._busy = False
         self._reader = None
         self._seen = b""
         if not (keep and self._plan.keeps and self._plan.readiness.may_keep()):
             self._connection.close()
-        self._report(ok, reason)
+        self._report(ok, reason, word)

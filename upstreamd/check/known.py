@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from upstreamd.check.verdict import Answer
+from upstreamd.check.verdict import Answer, Verdict
 
 MAX_LEARNED = 8 * 1024
 """Longer answers are always read the long way."""
@@ -47,20 +47,20 @@ def pattern_of(data: bytes, status: int) -> bytes | None:
 
 
 class KnownAnswer:
-    """An answer that passed, with the reason of its verdict: `data` are its bytes, `pattern` that of `pattern_of`."""
+    """An answer that passed, with its verdict: `data` are its bytes, `pattern` that of `pattern_of`."""
 
-    __slots__ = ("_match", "answer", "has_plain_body", "latest", "length", "reason", "rest")
+    __slots__ = ("_match", "answer", "has_plain_body", "latest", "latest_verdict", "length", "rest", "verdict")
 
-    def __init__(self, pattern: bytes, data: bytes, answer: Answer, reason: str) -> None:
+    def __init__(self, pattern: bytes, data: bytes, answer: Answer, verdict: Verdict) -> None:
         self._match = re.compile(pattern).match
         self.answer = answer
-        self.reason = reason
+        self.verdict = verdict
         self.rest = data.partition(_END)[2]
         """What follows the head: the body as it is framed."""
         self.length = len(self.rest)
         self.has_plain_body = not answer.bodiless and self.rest == answer.body
         """True where what follows the head is the body itself, delimited by Content-Length."""
-        self.latest = data
+        self.latest, self.latest_verdict = data, verdict
         """The bytes that passed last: those of other endpoints in the same second are mostly the very same."""
 
     def rest_of(self, data: bytes) -> bytes | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-Report = Callable[[bool | None, str], None]
-"""Takes a probe's result: passed, failed or (None) inconclusive, and the reason."""
+from upstreamd.model import Word
+
+Report = Callable[[bool | None, str, Word | None], None]
+"""Takes a probe's result: passed, failed or (None) inconclusive, the reason, and what the app asks for."""
 
 
 class Prober(Protocol):

@@ -5,20 +5,18 @@ Reasons are for the person who has to act. Whatever came over the wire appears i
 
 from __future__ import annotations
 
-import json
-import re
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
+from upstreamd.check.condition import in_words, names, problem_with
+from upstreamd.check.document import AbsentError, AmbiguousError, NotJsonError, parse, shown, value_at, worth
 from upstreamd.config import HealthSettings
+from upstreamd.config.expectation import Condition, compiled
+from upstreamd.model import Word
 
-SHOWN = 120
-"""At most so many characters of discovered text appear in a reason."""
+UNAVAILABLE = 503
+"""A status with which an app may ask to be drained, though it is not among the expected ones."""
 
-MAX_NESTING = 100
-"""JSON nested deeper than this is refused, whatever the interpreter's own limit is."""
-
-_APP_WORDS = {"draining": "asks to be drained", "degraded": "reports itself degraded"}
-_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+_ASKS = {Word.DRAINING: "the app asks to be drained", Word.DEGRADED: "the app calls itself degraded"}
 
 
 class Answer(NamedTuple):
@@ -38,35 +36,73 @@ class Answer(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether the endpoint is well, and why in one sentence."""
+    """Whether the endpoint is well, why in one sentence, and what the app itself asks for."""
 
     ok: bool
     reason: str
+    word: Word | None = None
 
 
 class Expectation:
     """What the answer of a healthy endpoint looks like."""
 
-    __slots__ = ("_content_type", "_head_only", "_passed", "_paths", "_statuses", "_statuses_shown")
+    __slots__ = ("_conditions", "_content_type", "_expression", "_head_only", "_passed", "_status_words", "_statuses")
 
     def __init__(self, settings: HealthSettings) -> None:
         self._statuses = settings.expect_status
-        self._statuses_shown = ",".join(str(low) if low == high else f"{low}-{high}" for low, high in self._statuses)
         self._content_type = settings.expect_content_type.lower()
         self._head_only = settings.method == "HEAD"
-        self._paths = () if self._head_only else tuple((path, value) for path, value in settings.expect_json)
-        self._passed = "".join(f", {path} is {_worth(value)}" for path, value in self._paths)
+        has_json = not self._head_only and not settings.expect_body
+        self._conditions = settings.expect_json if has_json else ()
+        has_expression = settings.expect_body and not self._head_only
+        self._expression = _Expression(settings.expect_body) if has_expression else None
+        self._status_words = _StatusWords(settings, self._conditions)
+        self._passed = "".join(f", {in_words(condition)}" for condition in self._conditions)
+        if self._expression is not None:
+            self._passed = f", the body matches {shown(settings.expect_body)}"
 
     def judge(self, answer: Answer) -> Verdict:
         """The verdict on `answer`. An answer to HEAD is judged by status and content type, as it has no body."""
-        problem = self._wrong_status(answer) or self._wrong_content_type(answer) or self._wrong_body(answer)
+        wrong_status = self._wrong_status(answer)
+        if wrong_status and answer.status != UNAVAILABLE:
+            return Verdict(ok=False, reason=wrong_status)
+        problem = wrong_status or self._wrong_content_type(answer)
+        if self._conditions:
+            if not self._wrong_content_type(answer):
+                return self._judge_document(answer, wrong_status)
+        elif self._expression is not None and not problem:
+            problem = self._expression.problem_with(answer)
         return Verdict(ok=not problem, reason=problem or f"answered {answer.status}{self._passed}")
+
+    def _judge_document(self, answer: Answer, wrong_status: str) -> Verdict:
+        if answer.bodiless:
+            path = self._conditions[0].path
+            reason = f"answered {answer.status}, which has no body to find {path} in"
+            return Verdict(ok=False, reason=wrong_status or reason)
+        try:
+            document = parse(answer.body)
+        except NotJsonError as error:
+            return Verdict(ok=False, reason=wrong_status or str(error))
+        word, said = self._status_words.find(document)
+        if word is Word.DRAINING:
+            return Verdict(ok=True, reason=f"answered {answer.status}, {said}", word=word)
+        if wrong_status:
+            return Verdict(ok=False, reason=wrong_status)
+        for condition in self._conditions:
+            if word is None or condition.path != self._status_words.path:
+                problem = problem_with(document, condition)
+                if problem:
+                    return Verdict(ok=False, reason=problem)
+        if word is not None:
+            return Verdict(ok=True, reason=f"answered {answer.status}, {said}", word=word)
+        return Verdict(ok=True, reason=f"answered {answer.status}{self._passed}")
 
     def _wrong_status(self, answer: Answer) -> str:
         status = answer.status
         if any(low <= status <= high for low, high in self._statuses):
             return ""
-        problem = f"answered {status}, expected {self._statuses_shown}"
+        expected = ",".join(str(low) if low == high else f"{low}-{high}" for low, high in self._statuses)
+        problem = f"answered {status}, expected {expected}"
         if 300 <= status < 400 and answer.location is not None:
             return f"{problem}; it redirects to {shown(answer.location)}, and redirects are not followed"
         if answer.body:
@@ -84,135 +120,61 @@ class Expectation:
             return ""
         return f"Content-Type is {shown(answer.content_type)}, expected {expected}"
 
-    def _wrong_body(self, answer: Answer) -> str:
-        if not self._paths:
-            return ""
-        if answer.bodiless:
-            return f"answered {answer.status}, which has no body to find {self._paths[0][0]} in"
+
+class _StatusWords:
+    """Where an app says how it is, and the words by which it asks for something.
+
+    That is the path of a condition whose last part is `status`, else the first that is compared with text. A word that
+    a condition on that path names as a good value is just healthy.
+    """
+
+    __slots__ = ("_naming", "_words", "path")
+
+    def __init__(self, settings: HealthSettings, conditions: tuple[Condition, ...]) -> None:
+        named = [condition.path for condition in conditions if condition.path.rpartition(".")[2] == "status"]
+        textual = [condition.path for condition in conditions if _compares_text(condition.value)]
+        self.path = next(iter(named + textual), "")
+        self._naming = [condition for condition in conditions if condition.path == self.path]
+        words = {settings.draining_word: Word.DRAINING, settings.degraded_word: Word.DEGRADED}
+        self._words = {spelled: word for spelled, word in words.items() if spelled}
+
+    def find(self, document: object) -> tuple[Word | None, str]:
+        """What the app asks for (None: nothing), in words."""
+        if not self.path:
+            return None, ""
         try:
-            document = _parse(answer.body)
-        except _NotJsonError as error:
-            return str(error)
-        for path, expected in self._paths:
-            problem = _mismatch(document, path, expected)
-            if problem:
-                return problem
-        return ""
+            found = value_at(document, self.path)
+        except (AbsentError, AmbiguousError):
+            return None, ""  # the conditions say so
+        word = self._words.get(found) if isinstance(found, str) else None
+        if word is None or any(names(condition, found) for condition in self._naming):
+            return None, ""
+        return word, f"{_ASKS[word]}: {self.path} is {worth(found)}"
 
 
-def shown(text: bytes | str) -> str:
-    """`text` for a sentence: in quotes, escaped to printable ASCII, cut at 120 characters."""
-    piece = text[: SHOWN + 1]
-    characters = piece.decode("latin-1") if isinstance(piece, bytes) else piece
-    return f"'{_cut(characters.encode('unicode_escape').decode('ascii'))}'"
+class _Expression:
+    """A regular expression that a body has to match somewhere. RE2 searches in linear time, whatever the body."""
+
+    __slots__ = ("_compiled", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._compiled: Any = compiled(text)
+
+    def problem_with(self, answer: Answer) -> str:
+        """Why the answer's body does not match; empty where it does."""
+        if answer.bodiless:
+            return f"answered {answer.status}, which has no body to match {shown(self._text)}"
+        if self._compiled.search(answer.body) is not None:
+            return ""
+        return f"the body is {shown(answer.body)}, expected it to match {shown(self._text)}"
 
 
-class _NotJsonError(ValueError):
-    """The body cannot be read as one JSON document; the message is the verdict's reason."""
-
-
-class _Repeated(dict[str, object]):
-    """A JSON object in which some keys appear more than once."""
-
-    keys_twice: frozenset[str]
+def _compares_text(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, tuple) and any(isinstance(each, str) for each in value))
 
 
 def _is_structured_json(media_type: str) -> bool:
     """RFC 6839: `application/health+json` is JSON."""
     kind, slash, subtype = media_type.partition("/")
     return bool(kind and slash) and len(subtype) > len("+json") and subtype.endswith("+json")
-
-
-def _parse(body: bytes) -> object:
-    """The one JSON document that `body` is. Raises _NotJsonError (RFC 8259 with no leniency)."""
-    if not body:
-        raise _NotJsonError("the body is empty, expected JSON")
-    if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        raise _NotJsonError("the body begins with a byte order mark; send plain UTF-8 JSON (RFC 8259, section 8.1)")
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _NotJsonError(f"the body is not UTF-8 at byte {error.start}: {shown(body[error.start :])}") from error
-    if text.count("[") + text.count("{") > MAX_NESTING:
-        _limit_nesting(text)
-    try:
-        return _decoder.decode(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            raise _NotJsonError(f"the JSON document is followed by {shown(text[error.pos :])}") from error
-        raise _NotJsonError(f"the body is not JSON ({error.msg} at {error.pos}): {shown(body)}") from error
-    except _NotJsonError:
-        raise
-    except ValueError as error:
-        raise _NotJsonError("the body holds a number longer than any reader accepts") from error
-
-
-def _limit_nesting(text: str) -> None:
-    depth = 0
-    for match in _STRING_OR_BRACKET.finditer(text):
-        mark = text[match.start()]
-        depth += (mark in "[{") - (mark in "]}")
-        if depth > MAX_NESTING:
-            raise _NotJsonError(f"the JSON is nested deeper than {MAX_NESTING} levels")
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    table = dict(pairs)
-    if len(table) == len(pairs):
-        return table
-    once: set[str] = set()
-    twice: set[str] = set()
-    for name, _ in pairs:
-        (twice if name in once else once).add(name)
-    repeated = _Repeated(table)
-    repeated.keys_twice = frozenset(twice)
-    return repeated
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _NotJsonError(f"the body holds {name}, which is not JSON")
-
-
-_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
-
-
-def _mismatch(document: object, path: str, expected: object) -> str:
-    """Why the value at the dotted `path` is not `expected`; empty where it is."""
-    found = document
-    walked = "the body"
-    for name in path.split("."):
-        if not isinstance(found, dict):
-            return f"{walked} is {_worth(found)}, expected an object with {path}"
-        if isinstance(found, _Repeated) and name in found.keys_twice:
-            return f"the key {shown(name)} appears more than once, so {path} has no one value"
-        if name not in found:
-            return f"{path} is missing, expected {_worth(expected)}"
-        found = found[name]
-        walked = name if walked == "the body" else f"{walked}.{name}"
-    if _same(expected, found):
-        return ""
-    if isinstance(found, str) and found in _APP_WORDS:
-        return f"the app {_APP_WORDS[found]}: {path} is {_worth(found)}, expected {_worth(expected)}"
-    return f"{path} is {_worth(found)}, expected {_worth(expected)}"
-
-
-def _same(expected: object, found: object) -> bool:
-    """Equality that keeps JSON's types apart: true is not 1, 1 is not "1"; 1 and 1.0 are one number."""
-    if isinstance(expected, bool) or isinstance(found, bool):
-        return expected is found
-    if isinstance(expected, int | float):
-        return isinstance(found, int | float) and expected == found
-    return isinstance(expected, str) and isinstance(found, str) and expected == found
-
-
-def _worth(value: object) -> str:
-    """A JSON value for a sentence."""
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list):
-        return "an array"
-    return _cut(json.dumps(value))
-
-
-def _cut(escaped: str) -> str:
-    return escaped if len(escaped) <= SHOWN else f"{escaped[: SHOWN - 3]}..."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container, Mapping
 
 from upstreamd.config.values import SOURCE_KINDS, AdminSettings, Config, HealthSettings, ServiceSettings
 from upstreamd.errors import Problem
 
 
-def agree(config: Config, problems: list[Problem]) -> None:
-    """Rules that concern several keys at once."""
+def agree(config: Config, problems: list[Problem], given: Mapping[str, Container[str]]) -> None:
+    """Rules that concern several keys at once. `given` has for each service the keys of its `health` that were set."""
     admin = config.admin
     if not admin.listen.guarded and not admin.token_file:
         reason = "is reachable from other machines: set admin.token_file, or listen on 127.0.0.1 or a unix socket"
@@ -46,6 +47,7 @@ def agree(config: Config, problems: list[Problem]) -> None:
             problems.append(Problem(f"{path}.passive.eject", "true", reason))
         _on_health(service.health, f"{path}.health", problems)
 
+        _on_expectation(service.health, f"{path}.health", problems, given[service.name])
 
 def _on_preference(service: ServiceSettings, path: str, problems: list[Problem]) -> None:
     declared = [kind for kind, _ in service.sources]
@@ -100,3 +102,29 @@ def _on_health(health: HealthSettings, path: str, problems: list[Problem]) -> No
         problems.append(Problem(f"{path}.timeout", f"{health.timeout:g}s", reason))
     if bool(health.client_certificate) != bool(health.client_key):
         problems.append(Problem(f"{path}.client_key", "", "a client certificate and its key go together"))
+    if health.draining_word and health.draining_word == health.degraded_word:
+        reason = "is also draining_word; an app needs a word of its own for each"
+        problems.append(Problem(f"{path}.degraded_word", health.degraded_word, reason))
+    if health.scheme == "grpcs" and not health.verify:
+        reason = "gRPC's library cannot leave certificates unverified; set ca_file, and server_name where they differ"
+        problems.append(Problem(f"{path}.verify", "false", reason))
+
+
+def _on_expectation(health: HealthSettings, path: str, problems: list[Problem], given: Container[str]) -> None:
+    """What an answer is judged by must be able to come, and must not be said twice."""
+    if health.expect_body and "expect_json" in given and health.expect_json:
+        reason = "a body is judged by expect_json or by expect_body; remove one of them"
+        problems.append(Problem(f"{path}.expect_body", health.expect_body, reason))
+    for key in ("expect_json", "expect_body"):
+        if health.method == "HEAD" and key in given and getattr(health, key):
+            reason = f'an answer to HEAD has no body; remove it, or set {path}.method = "GET"'
+            problems.append(Problem(f"{path}.{key}", "", reason))
+    if health.scheme != "tcp":
+        reason = f'is for scheme = "tcp", and the scheme is {health.scheme}'
+        problems += [Problem(f"{path}.{key}", "", reason) for key in ("send", "expect") if getattr(health, key)]
+    if health.send and not health.expect:
+        reason = "tells nothing without an answer to it; set expect too"
+        problems.append(Problem(f"{path}.send", "", reason))
+    if health.grpc_service and health.scheme not in {"grpc", "grpcs"}:
+        reason = f"is for the schemes grpc and grpcs, and the scheme is {health.scheme}"
+        problems.append(Problem(f"{path}.grpc_service", health.grpc_service, reason))

@@ -215,21 +215,32 @@ def headers(value: object) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def json_expectation(value: object) -> tuple[tuple[str, object], ...]:
-    """Reads a table of dotted JSON paths with the value each must equal, type included."""
-    if not isinstance(value, dict):
-        raise ValueError('must be a table, like { status = "healthy" }')
-    found: list[tuple[str, object]] = []
+def wire_text(most: int) -> Reader:
+    r"""Reads text to be sent or met on a connection, at most `most` bytes; `\r`, `\n`, `\t`, `\0`, `\\` and `\xNN` in
+    it stand for those bytes, all else is UTF-8."""
 
-    def walk(prefix: str, table: dict[str, object]) -> None:
-        for name, content in table.items():
-            path = f"{prefix}.{name}" if prefix else name
-            if isinstance(content, dict):
-                walk(path, content)
-            elif isinstance(content, str | bool | int | float):
-                found.append((path, content))
-            else:
-                raise ValueError(f"{path} must be text, a number, true or false")
+    def read(value: object) -> bytes:
+        if not isinstance(value, str):
+            raise ValueError('must be text in quotes, like "PING\\r\\n"')
+        try:
+            parts = [_wire_bytes(part) for part in _ESCAPE.split(value)]
+        except UnicodeEncodeError as error:
+            raise ValueError("cannot be written in UTF-8") from error
+        found = b"".join(parts)
+        if len(found) > most:
+            raise ValueError(f"is longer than {most} bytes")
+        return found
 
-    walk("", value)
-    return tuple(found)
+    return read
+
+
+_ESCAPE = re.compile(r"(\\(?:[rnt0\\]|x[0-9A-Fa-f]{2}))")
+_ESCAPED = {r"\r": b"\r", r"\n": b"\n", r"\t": b"\t", r"\0": b"\0", "\\\\": b"\\"}
+
+
+def _wire_bytes(part: str) -> bytes:
+    if _ESCAPE.fullmatch(part) is None:
+        if "\\" in part:
+            raise ValueError(r"has a backslash that begins none of \r \n \t \0 \\ \xNN; write a backslash as \\")
+        return part.encode()
+    return _ESCAPED[part] if part in _ESCAPED else bytes.fromhex(part[2:])

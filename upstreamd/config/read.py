@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from upstreamd.config.agree import agree
 from upstreamd.config.evidence import with_evidence
+from upstreamd.config.implied import without_defaults
 from upstreamd.config.values import Config, ServiceSettings
 from upstreamd.errors import ConfigError, Problem
 
@@ -61,7 +62,9 @@ def parse(content: str, environ: Mapping[str, str] | None = None, *, source: str
     services = _services(declared, problems)
     config = _section(Config, table, "", problems, source=source, services=services)
     if not problems and config is not None:
-        agree(config, problems)
+        given = {name: frozenset(content.get("health", ())) for name, content in declared.items()}
+        agree(config, problems, given)
+        config = without_defaults(config, given)
     if problems or config is None:
         raise ConfigError(tuple(_with_origin(problem, origins) for problem in problems))
     own_fail_timeout = {name for name, content in declared.items() if "fail_timeout" in content}

@@ -12,6 +12,7 @@ from fakes import ScriptedServer, answering, http_answer, scripted
 
 from upstreamd.check import Checker
 from upstreamd.config import HealthSettings
+from upstreamd.config.expectation import Condition
 from upstreamd.model import Endpoint, Health, Status
 
 SICK = b'{"status": "unhealthy"}'
@@ -162,7 +163,7 @@ async def test_an_endpoint_may_go_while_its_probe_runs() -> None:
 async def test_two_services_check_one_address_each_in_its_way() -> None:
     """Health belongs to (service, endpoint)."""
     with scripted(answering(http_answer())) as server:
-        services = {"good": quick(), "picky": quick(expect_json=(("status", "perfect"),))}
+        services = {"good": quick(), "picky": quick(expect_json=(Condition("status", "==", "perfect"),))}
         async with checking(services, at(server)) as record:
             await until(lambda: len(record.changes) >= 2)
             assert record.checker.health("good", at(server)).status is Status.HEALTHY

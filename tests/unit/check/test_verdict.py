@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import pytest
 
-from upstreamd.check.verdict import SHOWN, Answer, Expectation, Verdict, shown
+from upstreamd.check.document import SHOWN, shown
+from upstreamd.check.verdict import Answer, Expectation, Verdict
 from upstreamd.config import HealthSettings, parse
 
 HEALTHY = b'{"status": "healthy"}'
@@ -204,16 +204,6 @@ def test_a_mismatch_deep_inside_names_its_whole_path() -> None:
     answer = Answer(200, b"application/json", None, b'{"db": {"primary": 7}}', bodiless=False, framed=True, keep=True)
     reason = Expectation(with_json('{ db = { primary = { state = "up" } } }')).judge(answer).reason
     assert reason == "db.primary is 7, expected an object with db.primary.state"
-
-
-@pytest.mark.parametrize(
-    ("word", "says"), [("draining", "asks to be drained"), ("degraded", "reports itself degraded")]
-)
-def test_an_app_may_say_that_it_is_leaving(word: str, says: str) -> None:
-    """The words draining and degraded fail the probe with a reason of their own."""
-    verdict = judged(json.dumps({"status": word}).encode())
-    assert not verdict.ok
-    assert says in verdict.reason
 
 
 def test_an_answer_without_a_body_by_its_nature() -> None:
