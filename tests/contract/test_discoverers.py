@@ -18,7 +18,9 @@ from typing import Protocol
 import pytest
 from consul_harness import Agent, consul_agent
 from docker_harness import SOCKET, Containers, containers, docker
+from kubernetes_fakes import FakeKubernetes, SimulatedKubernetes
 from source_fakes import FakeConsul, FakeDocker, Proxy, binding, consul_entry, docker_container
+from swarm_fakes import FakeSwarm, SimulatedSwarm
 
 from upstreamd.config import ConsulAgent, ConsulSource, DockerEngine, FileSource
 from upstreamd.discover import Discoverer
@@ -212,6 +214,11 @@ async def made(kind: str, directory: Path, consul_binary: str) -> AsyncIterator[
             yield SimulatedConsul(await stack.enter_async_context(FakeConsul()))
         elif kind == "docker, simulated":
             yield SimulatedDocker(await stack.enter_async_context(FakeDocker(directory / "docker.sock")))
+        elif kind == "swarm, simulated":
+            manager = await stack.enter_async_context(FakeSwarm(directory / "docker.sock"))
+            yield SimulatedSwarm(manager, binding(), time.monotonic)
+        elif kind == "kubernetes, simulated":
+            yield SimulatedKubernetes(await stack.enter_async_context(FakeKubernetes()), binding(), time.monotonic)
         elif kind == "consul":
             server = stack.enter_context(consul_agent(consul_binary, directory))
             yield RealConsul(server, await stack.enter_async_context(Proxy(directory / "proxy.sock", server.port)))
@@ -225,6 +232,8 @@ async def made(kind: str, directory: Path, consul_binary: str) -> AsyncIterator[
         "file",
         "consul, simulated",
         "docker, simulated",
+        "swarm, simulated",
+        "kubernetes, simulated",
         pytest.param("consul", marks=pytest.mark.real("consul")),
         pytest.param("docker", marks=pytest.mark.real("docker")),
     ]
