@@ -215,7 +215,9 @@ async def test_sessions_of_a_drained_instance_stay_with_it(nginx_binary: str, tm
     async with apps("one", "two") as (one, two):
         staging = stage(nginx_binary, tmp_path, first=one.port, method="sticky cookie route;\n" + DRAINING)
         async with staging as at:
-            bound = await asyncio.to_thread(cookie, at.nginx.port)
+            async with asyncio.timeout(PATIENCE):  # told, nginx has yet to act on it
+                while not (bound := await asyncio.to_thread(cookie, at.nginx.port)):  # noqa: ASYNC110 - nginx tells nobody
+                    await asyncio.sleep(0.01)
             servers = (Server("127.0.0.1", two.port),)
             draining = [Endpoint("127.0.0.1", one.port)]
             upstream = Upstream("app_servers", servers)
