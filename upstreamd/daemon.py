@@ -163,6 +163,11 @@ class Daemon:
             reconciler.situation.attach(checker, self._evidence)
             stages = [asyncio.create_task(checker.run(), name="check")]
             stages += [asyncio.create_task(reconciler.run(), name="reconcile")]
+            if config.alerts.wanted:
+                from upstreamd.observe.deliver import Alerting  # its libraries are for those who use it
+
+                alerting = Alerting(config.alerts, self._picture, self._clock)
+                stages.append(asyncio.create_task(alerting.run(), name="alerts"))
             if listener is not None:
                 stages.append(asyncio.create_task(listener.run(), name="passive"))
             for discoverer in discoverers:

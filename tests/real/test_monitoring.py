@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.alert_fakes import Chat, serving
 from tests.real.nginx_harness import Nginx
 from tests.real.sidecar_harness import Load, Sidecar, apps, beside, eventually, targets
 
@@ -94,6 +95,21 @@ def test_each_alert_leads_to_a_heading_of_the_runbook() -> None:
         path, _, heading = str(annotations["runbook_url"]).partition("#")
         assert path == "docs/runbook.md"
         assert heading in headings, rule["alert"]
+
+
+@pytest.mark.real("nginx")
+async def test_a_chat_hears_of_trouble_without_any_prometheus(nginx_binary: str, tmp_path: Path) -> None:
+    """With a webhook configured the sidecar itself tells that nobody is healthy, with the runbook's heading."""
+    nginx, chat = Nginx(nginx_binary, tmp_path), Chat()
+    nginx.seed(9)
+    files = f'[services.app_servers.file]\npaths = ["{tmp_path}/targets.json"]\n'
+    async with apps("one") as (one,):
+        targets(tmp_path / "targets.json", one)
+        with serving(chat) as port:
+            extra = f'[alerts]\nwebhook = "http://127.0.0.1:{port}/hook"\nafter = "0s"\n'
+            async with beside(nginx, Sidecar(tmp_path, nginx, files, extra=extra)):
+                one.healthy = False
+                await eventually(lambda: any("no healthy instance)" in text for text in chat.texts), "the message", 60)
 
 
 async def scraped(nginx_binary: str, root: Path) -> str:

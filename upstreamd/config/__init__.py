@@ -1,5 +1,6 @@
 """Configuration: TOML and environment in, frozen values out; every error names its key path."""
 
+from upstreamd.config.alerts import AlertSettings
 from upstreamd.config.aws import AWSAccount, AWSSource
 from upstreamd.config.dns import DnsSource
 from upstreamd.config.doubts import doubts
@@ -31,6 +32,7 @@ __all__ = [
     "AWSAccount",
     "AWSSource",
     "AdminSettings",
+    "AlertSettings",
     "ApplySettings",
     "Config",
     "ConsulAgent",

@@ -23,6 +23,7 @@ def agree(config: Config, problems: list[Problem], given: Mapping[str, Container
         reason = "takes reports from other machines: listen on a unix socket or on 127.0.0.1"
         problems.append(Problem("passive.listen", str(passive), reason))
     _on_resolver(config, problems)
+    problems.extend(config.alerts.problems())
     if config.apply.gather > config.apply.max_gather:
         reason = f"is longer than apply.max_gather ({config.apply.max_gather:g}s); shorten it or raise max_gather"
         problems.append(Problem("apply.gather", f"{config.apply.gather:g}s", reason))
@@ -46,8 +47,8 @@ def agree(config: Config, problems: list[Problem], given: Mapping[str, Container
             reason = 'needs nginx to report: set passive.listen, like "unix:/run/upstreamd/passive.sock"'
             problems.append(Problem(f"{path}.passive.eject", "true", reason))
         _on_health(service.health, f"{path}.health", problems)
-
         _on_expectation(service.health, f"{path}.health", problems, given[service.name])
+
 
 def _on_preference(service: ServiceSettings, path: str, problems: list[Problem]) -> None:
     declared = [kind for kind, _ in service.sources]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from upstreamd.config.alerts import AlertSettings
 from upstreamd.config.aws import AWSAccount, AWSSource
 from upstreamd.config.dns import DnsSource
 from upstreamd.config.exec import ExecSource
@@ -234,6 +235,7 @@ class Config:
     resolver: ResolverSettings = dataclasses.field(default=ResolverSettings())
     state: StateSettings = dataclasses.field(default=StateSettings())
     log: LogSettings = dataclasses.field(default=LogSettings())
+    alerts: AlertSettings = dataclasses.field(default=AlertSettings())
     consul: ConsulAgent = dataclasses.field(default=ConsulAgent())
     docker: DockerEngine = dataclasses.field(default=DockerEngine())
     aws: AWSAccount = dataclasses.field(default=AWSAccount())

@@ -1,0 +1,177 @@
+"""The ways out for alerts: a webhook that takes Slack's JSON, and mail (RFC 5321). Both have deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import logging
+import smtplib
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from email.message import EmailMessage
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from upstreamd.config import AlertSettings
+from upstreamd.errors import UpstreamdError
+from upstreamd.model import Clock
+from upstreamd.observe.alarm import alarms
+from upstreamd.observe.alert import Alerts, Flaps, Message
+from upstreamd.picture import Picture
+
+log = logging.getLogger("upstreamd.alerts")
+
+LOOK_INTERVAL = 5.0
+PATIENCE = 10.0
+LONGEST = 30.0
+"""Seconds for one try, whatever the other side sends, and how slowly."""
+TRIES = 4
+MOST_WAITING = 20
+"""Messages that wait for a receiver who does not answer; the oldest is dropped, and said so."""
+_PORTS = {"smtp": 25, "smtps": 465}
+_CONNECTIONS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+
+
+class UndeliveredError(UpstreamdError):
+    """A message could not be delivered."""
+
+
+class Alerting:
+    """Looks at `picture` every few seconds and tells what stands. `clock` is monotonic, in seconds."""
+
+    def __init__(self, settings: AlertSettings, picture: Callable[[], Picture], clock: Clock) -> None:
+        self._settings = settings
+        self._picture = picture
+        self._clock = clock
+        self._alerts = Alerts(settings, socket.gethostname())
+        self._flaps = Flaps()
+        self._waiting: asyncio.Queue[Message] = asyncio.Queue(MOST_WAITING)
+
+    async def run(self) -> NoReturn:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._send())
+            while True:
+                message = self._look()
+                if message is not None:
+                    if self._waiting.full():
+                        log.error("an alert is dropped, nobody takes it: %s", self._waiting.get_nowait().subject)
+                    self._waiting.put_nowait(message)
+                await asyncio.sleep(LOOK_INTERVAL)
+
+    def _look(self) -> Message | None:
+        picture, now = self._picture(), self._clock()
+        turned = [
+            (name, str(member.instance.endpoint), member.since)
+            for name, view in picture.services.items()
+            for member in view.decision.members
+        ]
+        return self._alerts.look([*alarms(picture), *self._flaps.look(turned, now)], now)
+
+    async def _send(self) -> NoReturn:
+        while True:
+            message = await self._waiting.get()
+            ways = []
+            if self._settings.webhook or self._settings.webhook_file:
+                ways.append(self._tried(post, message))
+            if self._settings.mail_server:
+                ways.append(self._tried(mail, message))
+            await asyncio.gather(*ways)
+
+    async def _tried(self, way: Callable[[Message, AlertSettings], None], message: Message) -> None:
+        """Several tries, with growing pauses, in a thread; then the log has it."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(UndeliveredError),
+            wait=wait_random_exponential(multiplier=1, max=30),
+            stop=stop_after_attempt(TRIES),
+            reraise=True,
+        )
+        try:
+            await retrying(_beside, way, message, self._settings)
+        except UndeliveredError as error:
+            log.error("an alert could not be delivered: %s", error)  # noqa: TRY400 - the sentence says all there is
+
+
+async def _beside(way: Callable[[Message, AlertSettings], None], message: Message, settings: AlertSettings) -> None:
+    """In a thread that no exit waits for: a mail server may take its time."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: UndeliveredError | None) -> None:
+        if ended.done():
+            return
+        if error is None:
+            ended.set_result(None)
+        else:
+            ended.set_exception(error)
+
+    def work() -> None:
+        error = None
+        try:
+            way(message, settings)
+        except UndeliveredError as known:
+            error = known
+        except Exception as bug:  # noqa: BLE001 - whatever it is, the log shall have it, and the next alert be sent
+            error = UndeliveredError(f"for a reason of our own: {bug!r}")
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=work, daemon=True, name="alert").start()
+    try:
+        async with asyncio.timeout(LONGEST):
+            await ended
+    except TimeoutError as error:
+        raise UndeliveredError(f"it took longer than {LONGEST:g}s") from error
+
+
+def post(message: Message, settings: AlertSettings) -> None:
+    """Send to the webhook, as `{"text": ...}`; blocks at most some `PATIENCE`. Raises UndeliveredError."""
+    try:
+        url = urlsplit(settings.webhook or Path(settings.webhook_file).read_text(encoding="utf-8").strip())
+        if url.scheme not in _CONNECTIONS or not url.hostname:
+            raise UndeliveredError(f"{settings.webhook_file} holds no URL; write one line into it")
+        connection = _CONNECTIONS[url.scheme](url.hostname, url.port, timeout=PATIENCE)
+        body = json.dumps({"text": f"{message.subject}\n{message.text}"})
+        with contextlib.closing(connection):
+            target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
+            connection.request("POST", target, body.encode(), {"Content-Type": "application/json"})
+            status = connection.getresponse().status  # a redirect is not followed: the text is for this host alone
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__  # the URL is a secret: str() might have it
+        raise UndeliveredError(f"the webhook cannot be reached: {reason}; look at alerts.webhook") from error
+    if not 200 <= status < 300:
+        raise UndeliveredError(f"the webhook answered {status}; look at alerts.webhook")
+
+
+def mail(message: Message, settings: AlertSettings) -> None:
+    """Send by mail; blocks at most some `PATIENCE`. STARTTLS where the server offers it. Raises UndeliveredError."""
+    server = urlsplit(settings.mail_server)
+    host, port = server.hostname or "", server.port or _PORTS[server.scheme]
+    letter = EmailMessage()
+    letter["Subject"], letter["From"], letter["To"] = message.subject, settings.mail_from, ", ".join(settings.mail_to)
+    letter.set_content(message.text)
+    try:
+        context = ssl.create_default_context()
+        encrypted = server.scheme == "smtps"
+        with (
+            smtplib.SMTP_SSL(host, port, timeout=PATIENCE, context=context)
+            if encrypted
+            else smtplib.SMTP(host, port, timeout=PATIENCE)
+        ) as connection:
+            connection.ehlo()
+            if not encrypted and connection.has_extn("starttls"):
+                connection.starttls(context=context)
+                connection.ehlo()
+            if settings.mail_user:
+                password = Path(settings.mail_password_file).read_text(encoding="utf-8").strip()
+                connection.login(settings.mail_user, password)
+            connection.send_message(letter)
+    except (OSError, smtplib.SMTPException) as error:
+        raise UndeliveredError(f"mail by {host}:{port}: {error}") from error
