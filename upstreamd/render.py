@@ -78,7 +78,7 @@ def document(upstream: Upstream, path: str, generation: int) -> Document:
 class _Line(NamedTuple):
     """A server line that crossplane has built and read back, after the place it belongs to."""
 
-    place: tuple[bool, int, int, int]
+    place: tuple[bytes, int]
     text: str
 
 
@@ -151,13 +151,14 @@ def _check_together(upstream: Upstream) -> None:
         raise RenderError(f"upstream {name}: nginx knows no backup servers with {method}; use least_conn or no backup")
 
 
-def _place(server: Server) -> tuple[bool, int, int, int]:
-    """Primaries before backups, then by address as a number: 10.0.0.9 before 10.0.0.10."""
+def _place(server: Server) -> tuple[bytes, int]:
+    """What it is sorted by: primaries before backups, then the address as a number (10.0.0.9 before 10.0.0.10), then
+    the port."""
     try:
         address = ipaddress.ip_address(server.address)
     except ValueError as error:
         raise RenderError(f"server {server.address!r} is not an IP address") from error
-    return server.backup, address.version, int(address), server.port
+    return bytes((server.backup, address.version)) + address.packed, server.port
 
 
 def _arguments(server: Server, name: str) -> list[str]:
