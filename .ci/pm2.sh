@@ -4,4 +4,4 @@ set -euo pipefail
 command -v npm >/dev/null || apt-get install -q -y --no-install-recommends nodejs npm
 mkdir -p "$1/pm2"
 npm install --prefix "$1/pm2" --no-audit --no-fund --loglevel=error pm2@7.0.4
-PM2_HOME=$1/pm2/home "$1/pm2/node_modules/.bin/pm2" --version | tail -1
+node --version

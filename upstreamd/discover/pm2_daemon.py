@@ -29,7 +29,7 @@ class _Reply(msgspec.Struct):
     """What comes back: the results, of which a list of processes is the first, or an error."""
 
     args: list[msgspec.Raw] | None = None
-    error: msgspec.Raw | None = None
+    error: object = None
 
 
 class Daemon:
@@ -85,7 +85,7 @@ class Daemon:
                 raise msgspec.DecodeError("not JSON")
             reply = msgspec.json.decode(memoryview(body)[2:], type=_Reply)
             if reply.error is not None:
-                said = shown(bytes(reply.error).decode("utf-8", "replace"), 160)
+                said = shown(str(reply.error), 160)
                 raise DiscoveryError(f"{self.shown} refuses to list its processes: {said}; see its log", kind="status")
             return msgspec.json.decode(reply.args[0] if reply.args else b"", type=list[msgspec.Raw])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
