@@ -29,6 +29,7 @@ from upstreamd.observe.events import Happenings
 from upstreamd.observe.http import AdminServer
 from upstreamd.observe.log import configure
 from upstreamd.observe.metrics import Metrics
+from upstreamd.observe.page import Page
 from upstreamd.ordering import Ordering
 from upstreamd.picture import Picture, Reported
 from upstreamd.reconcile import Reconciler
@@ -125,7 +126,7 @@ class Daemon:
                 picture=self._picture,
                 metrics=self._metrics,
                 clock=self._clock,
-                more=happenings.routes(),
+                more=(*happenings.routes(), *Page().routes()),
             )
             await admin.start()
             stack.push_async_callback(admin.stop)
