@@ -7,14 +7,14 @@ import re
 import ssl
 from pathlib import Path
 
+from upstreamd.cli.ask import UnreachableError
 from upstreamd.config import AdminSettings
-from upstreamd.errors import UpstreamdError
 
 _FIRST = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class PinnedConnection(http.client.HTTPSConnection):
-    """HTTPS to `host`, at the port and by the certificates of `admin`. Raises UpstreamdError where they cannot be used.
+    """HTTPS to `host`, with the certificates of `admin`. Raises UnreachableError where they cannot be used.
 
     The sidecar's certificate is pinned, whatever names it has and whoever signed it: both ends read one configuration.
     """
@@ -34,7 +34,7 @@ def _context(admin: AdminSettings) -> ssl.SSLContext:
             key = "client_certificate"
             made.load_cert_chain(admin.client_certificate, admin.client_key)
     except (OSError, ValueError) as error:
-        raise UpstreamdError(f'admin.{key} = "{getattr(admin, key)}": cannot be used: {error}') from error
+        raise UnreachableError(f'admin.{key} = "{getattr(admin, key)}": cannot be used: {error}') from error
     return made
 
 

@@ -20,6 +20,7 @@ from upstreamd.observe.encryption import Identity, encrypted
 from upstreamd.observe.handshake import Vestibule
 from upstreamd.observe.listening import Bound, bind, unbind
 from upstreamd.observe.metrics import Metrics
+from upstreamd.observe.openapi import Describing
 from upstreamd.observe.reading import Reading
 from upstreamd.observe.route import CHANGE, READ, Question, Route, Routes
 from upstreamd.observe.streaming import send
@@ -56,7 +57,8 @@ class AdminServer:
         self._settings = settings
         self._patience = patience
         reading = Reading(picture, metrics, clock, wall)
-        self.routes = Routes((*reading.routes(), *Changing(orders).routes(), *more))
+        routes = (*reading.routes(), *Changing(orders).routes(), *more)
+        self.routes = Routes((*routes, *Describing(routes).routes))
         self._guard = Guard(settings, clock)
         self._door = Doorkeeper(self._answer, patience=patience)
         self._runner: web.ServerRunner | None = None
