@@ -20,6 +20,7 @@ from consul_harness import Agent, consul_agent
 from docker_harness import SOCKET, Containers, containers, docker
 from kubernetes_fakes import FakeKubernetes, SimulatedKubernetes
 from source_fakes import FakeConsul, FakeDocker, Proxy, binding, consul_entry, docker_container
+from source_worlds import ASKED
 from swarm_fakes import FakeSwarm, SimulatedSwarm
 
 from upstreamd.config import ConsulAgent, ConsulSource, DockerEngine, FileSource
@@ -219,6 +220,8 @@ async def made(kind: str, directory: Path, consul_binary: str) -> AsyncIterator[
             yield SimulatedSwarm(manager, binding(), time.monotonic)
         elif kind == "kubernetes, simulated":
             yield SimulatedKubernetes(await stack.enter_async_context(FakeKubernetes()), binding(), time.monotonic)
+        elif kind in ASKED:
+            yield await ASKED[kind](stack, directory)
         elif kind == "consul":
             server = stack.enter_context(consul_agent(consul_binary, directory))
             yield RealConsul(server, await stack.enter_async_context(Proxy(directory / "proxy.sock", server.port)))
@@ -234,6 +237,8 @@ async def made(kind: str, directory: Path, consul_binary: str) -> AsyncIterator[
         "docker, simulated",
         "swarm, simulated",
         "kubernetes, simulated",
+        *(kind for kind in ASKED if kind != "dns"),
+        pytest.param("dns", marks=pytest.mark.real("nsd")),
         pytest.param("consul", marks=pytest.mark.real("consul")),
         pytest.param("docker", marks=pytest.mark.real("docker")),
     ]

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from upstreamd.config import DnsSource
 from upstreamd.discover.admit import MAX_WEIGHT, admit, answered, bounded, shown
-from upstreamd.discover.dns_query import Answers, Service, asked
+from upstreamd.discover.dns_message import TYPES, Service
+from upstreamd.discover.dns_query import Found, Resolvers
 from upstreamd.discover.source import Binding
+from upstreamd.errors import DiscoveryError
 from upstreamd.model import Answer, Endpoint, Instance, Skipped
+
+_AT_ONCE = 16  # questions under way; the targets of SRV records may be many
+
+
+class _Target(NamedTuple):
+    """An SRV record with one address of its target."""
+
+    service: Service
+    address: str
+
+
+@dataclass(slots=True)
+class _Round:
+    """What one round of questions found; `ttl` is the shortest of all, in seconds."""
+
+    addresses: list[tuple[str, str]] = field(default_factory=list)  # name, address
+    targets: list[_Target] = field(default_factory=list)
+    missing: list[Skipped] = field(default_factory=list)
+    ttl: float = math.inf
 
 
 class DnsDiscoverer:
@@ -23,6 +46,8 @@ class DnsDiscoverer:
         self.services = frozenset({binding.service})
         self._binding = binding
         self._source = source
+        self._types = ("A", "AAAA") if source.type in {"A+AAAA", "SRV"} else (source.type,)
+        self._targets: dict[str, list[str]] = {}  # the last addresses of SRV targets that had to be looked up
         self._wait = 0.0  # before the next question; 0 after a failure
 
     @property
@@ -34,44 +59,120 @@ class DnsDiscoverer:
         """The complete set; see Discoverer."""
         wait, self._wait = self._wait, 0.0
         await asyncio.sleep(wait)
-        found = await asked(self._source)
-        bounded(len(found.addresses) + len(found.services), f"DNS, asked for {', '.join(self._source.names)},")
+        found = await self._asked()
+        bounded(len(found.addresses) + len(found.targets), f"DNS, asked for {', '.join(self._source.names)},")
         instances, skipped = answered(_admitted(found, self._binding))
-        missing = tuple(Skipped(entry, reason) for entry, reason in found.missing)
         self._wait = min(max(found.ttl, self._source.min_interval), self._source.max_interval)
-        doubt = "" if instances or not missing else f"{missing[0].entry}: {missing[0].reason}"
+        missing = tuple(found.missing)
+        doubt = "" if instances or not missing else missing[0].reason
         return Answer(instances, (*skipped, *missing), doubt)
 
     async def close(self) -> None:
         """Nothing is held between calls."""
 
+    async def _asked(self) -> _Round:
+        """Everything that the names resolve to. One failure is a failure of all: half the truth takes instances out."""
+        resolvers = Resolvers(self._source.resolver, self._source.timeout)
+        found = _Round()
+        turns = asyncio.Semaphore(_AT_ONCE)
 
-def _admitted(found: Answers, binding: Binding) -> Iterator[Instance | Skipped]:
+        async def find(name: str, kind: str) -> Found:
+            async with turns:
+                answer = await resolvers.find(name, kind)
+            found.ttl = min(found.ttl, answer.ttl)
+            return answer
+
+        services = self._source.type == "SRV"
+        ask = self._ask_services if services else self._ask_addresses
+        await _all(ask(name, find, found) for name in self._source.names)
+        return found
+
+    async def _ask_addresses(self, name: str, find: Callable[[str, str], Awaitable[Found]], found: _Round) -> None:
+        addresses, exists = await self._addresses(name, find)
+        found.addresses += [(name, address) for address in addresses]
+        if not addresses:
+            found.missing.append(self._missing("name", name, exists=exists))
+
+    async def _ask_services(self, name: str, find: Callable[[str, str], Awaitable[Found]], found: _Round) -> None:
+        """The services of a name, with the addresses of their targets: those that came along, else asked for."""
+        answer = await find(name, "SRV")
+        services = [record.data for record in answer.records if isinstance(record.data, Service)]
+        services = [service for service in services if service.target]  # "." says that there is no such service
+        if not services:
+            reason = f"{shown(name)} has no SRV record" if answer.exists else f"{shown(name)} does not exist"
+            found.missing.append(Skipped(f"name {shown(name)}", reason))
+        addresses = self._brought(answer, found)
+        lacking = sorted({service.target for service in services} - addresses.keys())
+        bounded(len(lacking), f"DNS, asked for SRV {name},")
+
+        async def look_up(target: str) -> None:
+            try:
+                addresses[target], exists = await self._addresses(target, find)
+            except DiscoveryError as error:  # a target may be anybody's: its failure costs it alone
+                addresses[target] = self._targets.get(target, [])
+                kept = f"; its last {len(addresses[target])} addresses are kept"
+                found.missing.append(Skipped(f"SRV {shown(target)}", f"{error}{kept}"))
+                return
+            if not addresses[target]:
+                found.missing.append(self._missing("SRV", target, exists=exists))
+
+        await _all(look_up(target) for target in lacking)
+        self._targets |= {target: addresses[target] for target in lacking}
+        found.targets += [_Target(service, address) for service in services for address in addresses[service.target]]
+
+    async def _addresses(self, name: str, find: Callable[[str, str], Awaitable[Found]]) -> tuple[list[str], bool]:
+        """The addresses of a name, and whether it exists."""
+        answers = [await find(name, kind) for kind in self._types]
+        return [str(record.data) for answer in answers for record in answer.records], answers[0].exists
+
+    def _brought(self, answer: Found, found: _Round) -> dict[str, list[str]]:
+        """The addresses that came along with SRV records."""
+        wanted = {TYPES[kind] for kind in self._types}
+        addresses: dict[str, list[str]] = {}
+        for record in answer.additional:
+            if record.type in wanted:
+                found.ttl = min(found.ttl, record.ttl)
+                addresses.setdefault(record.name, []).append(str(record.data))
+        return addresses
+
+    def _missing(self, what: str, name: str, *, exists: bool) -> Skipped:
+        reason = f"has no {' or '.join(self._types)} record" if exists else "does not exist"
+        return Skipped(f"{what} {shown(name)}", f"{shown(name)} {reason}")
+
+
+async def _all(asking: Iterable[Awaitable[None]]) -> None:
+    """Waits for all, each of which has a deadline; then the first failure is raised."""
+    for outcome in await asyncio.gather(*asking, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
+
+
+def _admitted(found: _Round, binding: Binding) -> Iterator[Instance | Skipped]:
     for name, address in found.addresses:
-        yield admit(binding, f"address {shown(address)} of {shown(name)}", address=address, port=None)
-    lowest = min((service.priority for service in found.services), default=0)
-    weights = _weights(found.services)
+        yield admit(binding, f"address {address} of {name}", address=address, port=None)
+    lowest = min((target.service.priority for target in found.targets), default=0)
+    weights = _weights(target.service.weight for target in found.targets)
     seen: set[Endpoint] = set()
-    for service in sorted(found.services):  # the same endpoint may be named twice: its best priority counts
-        endpoint = Endpoint(service.address, service.port)
+    for service, address in sorted(found.targets):  # the same endpoint may be named twice: its best priority counts
+        endpoint = Endpoint(address, service.port)
         if endpoint in seen:
             continue
         seen.add(endpoint)
         yield admit(
             binding,
             f"SRV {shown(f'{service.target}:{service.port}')}",
-            address=service.address,
+            address=address,
             port=service.port,
             weight=weights[service.weight],
             backup="true" if service.priority > lowest else "",
         )
 
 
-def _weights(services: Iterable[Service]) -> dict[int, int]:
+def _weights(weights: Iterable[int]) -> dict[int, int]:
     """Each weight of SRV as one of nginx: in the same proportions, as small as they come. SRV's 0 is a very small
     chance (RFC 2782), not none."""
-    found = {service.weight for service in services}
+    found = set(weights)
     shared = math.gcd(*found) or 1
-    most = max(found, default=1) // shared
-    scale = min(1.0, MAX_WEIGHT / most) if most else 1.0
+    most = max(found, default=0) // shared
+    scale = MAX_WEIGHT / most if most > MAX_WEIGHT else 1.0
     return {weight: max(1, round(weight // shared * scale)) for weight in found}

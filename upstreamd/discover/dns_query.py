@@ -1,178 +1,184 @@
-"""How DNS is asked: dnspython's resolver, without a cache of its own, its errors translated once.
-
-dnspython is imported with the first question: most configurations have none.
-"""
+"""How DNS is asked: over UDP, again over TCP where the answer was cut, the next resolver where one fails."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+import ipaddress
+import secrets
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from upstreamd.config import DnsSource
-from upstreamd.discover.admit import shown
+from upstreamd.config import Listen
+from upstreamd.discover import dns_message
+from upstreamd.discover.dns_message import NOERROR, NXDOMAIN, Message, Record
 from upstreamd.errors import DiscoveryError
 
-if TYPE_CHECKING:
-    import dns.asyncresolver
-    import dns.message
-    import dns.resolver
-
-_AT_ONCE = 16  # questions to the resolver; targets of SRV records may be many
-_UDP_BYTES = 1232  # fits every path (DNS flag day 2020); a longer answer is asked for again over TCP
-_A_TRY = (
-    1.0  # seconds after which a question that got no answer is asked again, of the next resolver where there is one
-)
+_A_TRY = 1.0  # seconds after which a question that got no answer is asked again
+_ALIASES = 8
+_RESOLVERS = 3  # of resolv.conf(5)
+_REFUSED = 5
 
 
-class Service(NamedTuple):
-    """One SRV record (RFC 2782) and one address of its target."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The records of a name, aliases followed; `exists` is False where DNS denies the name. `ttl` in seconds, of the
+    denial where there is none. `additional` are the records that came along."""
 
-    priority: int
-    weight: int
-    target: str
-    port: int
-    address: str
-
-
-@dataclass(slots=True)
-class Answers:
-    """What a round of questions found: names that do not exist or have no such records in `missing`, each with a
-    clause that says so; `ttl` is the shortest of all, in seconds."""
-
-    addresses: list[tuple[str, str]] = field(default_factory=list)
-    services: list[Service] = field(default_factory=list)
-    missing: list[tuple[str, str]] = field(default_factory=list)
-    ttl: float = float("inf")
+    records: tuple[Record, ...]
+    ttl: int
+    exists: bool = True
+    additional: tuple[Record, ...] = ()
 
 
-async def asked(source: DnsSource) -> Answers:
-    """Everything that `source.names` resolve to now. Raises DiscoveryError where any question fails: a part of the
-    truth would take instances out."""
-    round_ = _Round(source)
-    await round_.each(round_.services if source.type == "SRV" else round_.addresses, source.names)
-    return round_.found
+class Resolvers:
+    """Resolvers that are asked in turn. `timeout` in seconds, for one name with all tries."""
 
+    def __init__(self, servers: Sequence[Listen], timeout: float) -> None:
+        self._servers = servers or _configured()
+        self._timeout = timeout
+        self.shown = ", ".join(str(server) for server in self._servers)
 
-class _Round:
-    def __init__(self, source: DnsSource) -> None:
-        self.found = Answers()
-        self._types = ("A", "AAAA") if source.type in {"A+AAAA", "SRV"} else (source.type,)
-        self._resolver = _resolver(source)
-        self._turns = asyncio.Semaphore(_AT_ONCE)
-
-    async def each(self, ask, names: Iterable[str]) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 - one of the two below
-        """Ask for every name; the first failure is raised when all are done, since each has a deadline."""
-        failures = [each for each in await asyncio.gather(*map(ask, names), return_exceptions=True) if each]
-        for failure in failures:
-            raise failure
-
-    async def addresses(self, name: str) -> None:
-        """The addresses of a name."""
-        known = len(self.found.addresses)
-        self.found.addresses += [(name, address) for address in await self._of(name)]
-        if len(self.found.addresses) == known:
-            self.found.missing.append((f"name {shown(name)}", f"it has no {' or '.join(self._types)} record"))
-
-    async def services(self, name: str) -> None:
-        """The services of a name, with the addresses of their targets: those that came along, else asked for."""
-        answer = await self._resolve(name, "SRV")
-        records = [] if answer is None or answer.rrset is None else list(answer.rrset)
-        wanted = [record for record in records if str(record.target) != "."]
-        if answer is None or not wanted:
-            self.found.missing.append((f"name {shown(name)}", "it has no SRV record"))
-            return
-        addresses = self._brought(answer.response)
-        lacking = sorted({str(record.target) for record in wanted} - addresses.keys())
-        for target, found in zip(lacking, await self._all(lacking), strict=True):
-            addresses[target] = found
-            if not found:
-                self.found.missing.append((f"target {shown(target)}", f"it has no {' or '.join(self._types)} record"))
-        for record in wanted:
-            target = str(record.target)
-            self.found.services += [
-                Service(record.priority, record.weight, target, record.port, address) for address in addresses[target]
-            ]
-
-    async def _all(self, names: Sequence[str]) -> list[list[str]]:
-        found = await asyncio.gather(*map(self._of, names), return_exceptions=True)
-        for each in found:
-            if isinstance(each, BaseException):
-                raise each
-        return [each for each in found if isinstance(each, list)]
-
-    async def _of(self, name: str) -> list[str]:
-        addresses: list[str] = []
-        for kind in self._types:
-            answer = await self._resolve(name, kind)
-            if answer is not None and answer.rrset is not None:
-                addresses += [record.address for record in answer.rrset]
-        return addresses
-
-    def _brought(self, response: dns.message.Message) -> dict[str, list[str]]:
-        """The addresses that a server sent along with SRV records."""
-        addresses: dict[str, list[str]] = {}
-        for rrset in response.additional:
-            if rrset.rdtype.name in self._types:
-                self.found.ttl = min(self.found.ttl, rrset.ttl)
-                addresses.setdefault(str(rrset.name), []).extend(record.address for record in rrset)
-        return addresses
-
-    async def _resolve(self, name: str, kind: str) -> dns.resolver.Answer | None:
-        """The answer; None where the name does not exist. Raises DiscoveryError."""
-        import dns.asyncbackend
-        import dns.exception
-        import dns.resolver
-
-        absolute = name if name.endswith(".") else f"{name}."
+    async def find(self, name: str, kind: str) -> Found:
+        """The records of `name`. Raises DiscoveryError where no resolver gives an answer: that is not an empty one."""
+        question = f"{kind} {name}"
+        asked = name.lower().removesuffix(".")
+        ttl: list[int] = []
         try:
-            async with self._turns:
-                answer = await self._resolver.resolve(
-                    absolute,
-                    kind,
-                    search=False,
-                    raise_on_no_answer=False,
-                    backend=dns.asyncbackend.get_backend("asyncio"),
-                )
-        except dns.resolver.NXDOMAIN:
-            return None
-        except dns.resolver.LifetimeTimeout as error:
-            reason = f"no answer for {kind} {name} from {self._whom()} in time; is the resolver there?"
+            async with asyncio.timeout(self._timeout):
+                for _ in range(_ALIASES + 1):
+                    if "\\" in asked or not asked:  # a name of bytes that no host has; it is not asked for
+                        return Found((), 0, exists=False)
+                    message = await self._ask(asked, dns_message.TYPES[kind], question)
+                    end, records = _followed(message, asked, dns_message.TYPES[kind], ttl)
+                    if records or end == asked or message.rcode == NXDOMAIN:
+                        shortest = min(ttl, default=0) if records else _negative_ttl(message)
+                        return Found(tuple(records), shortest, message.rcode != NXDOMAIN, message.additional)
+                    asked = end
+        except TimeoutError as error:
+            reason = f"{question} is not answered by {self.shown} within {self._timeout:g}s; is the resolver there?"
             raise DiscoveryError(reason, kind="timeout") from error
-        except dns.resolver.NoNameservers as error:
-            raise self._refused(name, kind, error) from error
-        except dns.exception.DNSException as error:
-            raise DiscoveryError(f"{kind} {name} cannot be resolved: {shown(str(error), 160)}") from error
-        self.found.ttl = min(self.found.ttl, answer.chaining_result.minimum_ttl)
-        return answer
+        raise DiscoveryError(f"{question} leads through more than {_ALIASES} aliases; mend the zone", kind="malformed")
 
-    def _refused(self, name: str, kind: str, error: dns.resolver.NoNameservers) -> DiscoveryError:
-        """Every resolver failed; the last one's word is told."""
-        last = error.kwargs["errors"][-1][3]
-        word = last if isinstance(last, str) else shown(str(last) or type(last).__name__, 120)
-        remedy = "mend the zone or the resolver"
-        reason = f"{kind} {name} cannot be resolved: {self._whom()} answered {word}; {remedy}"
-        return DiscoveryError(reason, kind="denied" if word == "REFUSED" else "status")
+    async def _ask(self, name: str, kind: int, question: str) -> Message:
+        """The first answer of a resolver; silent ones are asked again until the deadline, others are given up."""
+        left = list(self._servers)
+        while True:
+            for server in tuple(left):
+                try:
+                    async with asyncio.timeout(_A_TRY):
+                        message = await _exchanged(server, name, kind)
+                except TimeoutError:
+                    continue
+                except (OSError, EOFError) as error:
+                    word, failure = getattr(error, "strerror", None) or "hung up", "unreachable"
+                except ValueError as error:
+                    word, failure = f"sent something that is not DNS: {error}", "malformed"
+                else:
+                    if message.rcode in (NOERROR, NXDOMAIN):
+                        return message
+                    word = dns_message.RCODES.get(message.rcode, f"code {message.rcode}")
+                    failure = "denied" if message.rcode == _REFUSED else "status"
+                left.remove(server)
+                if not left:
+                    reason = (
+                        f"{question} cannot be resolved: {server} says {word}; mend the zone or name another resolver"
+                    )
+                    raise DiscoveryError(reason, kind=failure)
 
-    def _whom(self) -> str:
-        return ", ".join(str(server) for server in self._resolver.nameservers) or "no resolver"
 
-
-def _resolver(source: DnsSource) -> dns.asyncresolver.Resolver:
-    """A resolver of the operator's choice, or of resolv.conf(5) as it is now."""
-    import dns.asyncresolver
-    import dns.nameserver
-    import dns.resolver
-
+def _configured() -> list[Listen]:
+    """The resolvers of resolv.conf(5), as it is now."""
     try:
-        resolver = dns.asyncresolver.Resolver(configure=not source.resolver)
-    except dns.resolver.NoResolverConfiguration as error:
-        reason = "/etc/resolv.conf names no resolver; name one as the source's resolver"
+        lines = Path("/etc/resolv.conf").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        reason = f"/etc/resolv.conf cannot be read: {error.strerror}; name a resolver in the source"
         raise DiscoveryError(reason) from error
-    if source.resolver:
-        resolver.nameservers = [dns.nameserver.Do53Nameserver(each.host, each.port) for each in source.resolver]
-    resolver.timeout = min(_A_TRY, source.timeout)
-    resolver.lifetime = source.timeout
-    resolver.use_edns(0, 0, _UDP_BYTES)
-    return resolver
+    found = [line.split()[1] for line in lines if line.startswith("nameserver") and len(line.split()) > 1]
+    servers = [Listen(address, 53) for address in found if _is_address(address)]
+    if not servers:
+        raise DiscoveryError("/etc/resolv.conf names no resolver; name one in the source, like resolver = [...]")
+    return servers[:_RESOLVERS]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _followed(message: Message, name: str, kind: int, ttl: list[int]) -> tuple[str, list[Record]]:
+    """Where the aliases in an answer lead, and the records there; the TTLs on the way are added to `ttl`."""
+    aliases = {record.name: record for record in message.answers if record.type == dns_message.CNAME}
+    for _ in range(_ALIASES):
+        alias = aliases.get(name)
+        if alias is None:
+            break
+        ttl.append(alias.ttl)
+        name = str(alias.data)
+    records = [record for record in message.answers if record.type == kind and record.name == name]
+    ttl += [record.ttl for record in records]
+    return name, records
+
+
+def _negative_ttl(message: Message) -> int:
+    """How long a denial counts (RFC 2308, section 5)."""
+    known = [record for record in message.authority if record.type == dns_message.SOA]
+    return min((min(record.ttl, int(record.data)) for record in known if isinstance(record.data, int)), default=0)
+
+
+async def _exchanged(server: Listen, name: str, kind: int) -> Message:
+    """One question to one resolver. Raises OSError, EOFError, ValueError."""
+    identity = secrets.randbits(16)
+    wire = dns_message.question(identity, name, kind)
+    loop = asyncio.get_running_loop()
+    received: asyncio.Queue[bytes | OSError] = asyncio.Queue()
+    transport, _ = await loop.create_datagram_endpoint(
+        lambda: _Datagrams(received), remote_addr=(server.host, server.port)
+    )
+    try:
+        transport.sendto(wire)
+        while True:
+            datagram = await received.get()
+            if isinstance(datagram, OSError):
+                raise datagram
+            message = dns_message.answer(datagram, identity, name, kind)
+            if message is not None:  # else it is an answer that came late, or somebody else's
+                break
+    finally:
+        transport.close()
+    return await _over_tcp(server, wire, identity, name, kind) if message.truncated else message
+
+
+async def _over_tcp(server: Listen, wire: bytes, identity: int, name: str, kind: int) -> Message:
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    try:
+        writer.write(struct.pack("!H", len(wire)) + wire)
+        (length,) = struct.unpack("!H", await reader.readexactly(2))
+        message = dns_message.answer(await reader.readexactly(length), identity, name, kind)
+    finally:
+        writer.close()
+    if message is None:
+        raise ValueError("it answers another question")
+    if message.truncated:
+        raise ValueError("it is cut over TCP too")
+    return message
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    """Hands on what arrives on a connected socket, and the kernel's word that nobody listens there."""
+
+    def __init__(self, received: asyncio.Queue[bytes | OSError]) -> None:
+        self._received = received
+
+    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002 - asyncio's signature
+        """A datagram of the resolver; the socket is connected, so no other address is heard."""
+        self._received.put_nowait(data)
+
+    def error_received(self, exc: Exception) -> None:
+        """ICMP says that nobody is there."""
+        if isinstance(exc, OSError):
+            self._received.put_nowait(exc)

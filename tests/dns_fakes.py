@@ -1,0 +1,119 @@
+"""A simulation of a DNS server over real sockets, UDP and TCP, which also misbehaves.
+
+It proves nothing of real servers; tests/real does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Self
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+
+Zone = dict[tuple[str, str], list[str]]
+"""Records by name and type, as a zone file writes them; aliases have the type CNAME."""
+
+
+class FakeDns(asyncio.DatagramProtocol):
+    """Answers from `zone` on one loopback port. `spoil` gets the bytes of each answer and returns what is sent."""
+
+    def __init__(self, udp_bytes: int = 1232) -> None:
+        self.zone: Zone = {}
+        self.ttl = 1
+        self.rcodes: dict[str, str] = {}  # names that are answered with this code
+        self.asked: list[tuple[str, str]] = []
+        self.over_tcp = 0
+        self.silent = False
+        self.spoil: Callable[[bytes], bytes] = bytes
+        self.port = 0
+        self._udp_bytes = udp_bytes
+        self._transport: asyncio.DatagramTransport | None = None
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Listen, where it did before; a port that is free for TCP and taken for UDP is not used."""
+        loop = asyncio.get_running_loop()
+        while self._transport is None:
+            server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            port = server.sockets[0].getsockname()[1]
+            try:
+                self._transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=("127.0.0.1", port))
+            except OSError:
+                server.close()
+                if self.port:
+                    raise
+                continue
+            self._server, self.port = server, port
+
+    async def stop(self) -> None:
+        """Close both sockets."""
+        transport, self._transport = self._transport, None
+        server, self._server = self._server, None
+        if transport is not None:
+            transport.close()
+        if server is not None:
+            server.close()
+        await asyncio.sleep(0)  # the transport closes its socket in the loop's next turn
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        """A question over UDP."""
+        if self.silent or self._transport is None:
+            return
+        response = self._answer(data)
+        wire = response.to_wire(max_size=65535)
+        if len(wire) > self._udp_bytes:
+            response.flags |= dns.flags.TC
+            response.answer, response.additional = [], []
+            wire = response.to_wire()
+        self._transport.sendto(self.spoil(wire), addr)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            length = int.from_bytes(await reader.readexactly(2))
+            wire = self.spoil(self._answer(await reader.readexactly(length)).to_wire(max_size=65535))
+            self.over_tcp += 1
+            writer.write(len(wire).to_bytes(2) + wire)
+            await writer.drain()
+        writer.close()
+
+    def _answer(self, wire: bytes) -> dns.message.Message:
+        query = dns.message.from_wire(wire)
+        question = query.question[0]
+        name, kind = str(question.name).removesuffix("."), question.rdtype.name
+        self.asked.append((name, kind))
+        response = dns.message.make_response(query)
+        if name in self.rcodes:
+            response.set_rcode(dns.rcode.from_text(self.rcodes[name]))
+            return response
+        seen = {name}
+        while (alias := self.zone.get((name, "CNAME"))) and alias[0] not in seen:
+            response.answer.append(self._rrset(name, "CNAME"))
+            name = alias[0]
+            seen.add(name)
+        if (name, kind) in self.zone:
+            response.answer.append(self._rrset(name, kind))
+        elif not any(known == name for known, _ in self.zone):
+            response.set_rcode(dns.rcode.NXDOMAIN)
+        return response
+
+    def _rrset(self, name: str, kind: str) -> dns.rrset.RRset:
+        records = self.zone[name, kind]
+        if kind in {"CNAME", "SRV"}:
+            records = [f"{record}." for record in records]
+        return dns.rrset.from_text_list(f"{name}.", self.ttl, "IN", kind, records)
