@@ -156,8 +156,8 @@ async def test_a_server_without_slices_is_no_cluster(server: FakeKubernetes) -> 
     [
         (401, "denied", "expired"),
         (403, "denied", "get, list and watch endpointslices"),
-        (429, "status", "429"),
-        (500, "status", "500"),
+        (429, "status", "with 429 "),
+        (500, "status", "with 500 "),
     ],
 )
 async def test_refusals(server: FakeKubernetes, status: int, kind: str, said: str) -> None:
@@ -165,7 +165,6 @@ async def test_refusals(server: FakeKubernetes, status: int, kind: str, said: st
     async with source(server) as seen:
         await watched(server)
         server.refuse = status, "no \x1b[31m way"
-        server.send(b"{")
         server.expire()
         state = await seen.until(lambda state: said in state.error, "the refusal")
         assert seen.errors[-1] == ("kubernetes", kind)
