@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from upstreamd.config import ServiceSettings
 from upstreamd.events import Cause
-from upstreamd.model import Decision, Document, Endpoint, Outcome, OutcomeKind, Upstream
+from upstreamd.model import Decision, Document, Endpoint, Outcome, OutcomeKind, State, Upstream
 from upstreamd.pace import Backoff
 from upstreamd.picture import ServiceView
 from upstreamd.telling import Applied
@@ -16,12 +16,18 @@ NAMED = 12
 CONFIRMED = (OutcomeKind.APPLIED, OutcomeKind.UNCHANGED)
 
 
+def endpoints(*upstreams: Upstream | None) -> frozenset[Endpoint]:
+    """The endpoints of all servers of these."""
+    return frozenset(server.endpoint for upstream in upstreams if upstream for server in upstream.servers)
+
+
 @dataclass(slots=True)
 class Entry:
     """One service. `upstream` and `document` are wanted; `serving` is what nginx is known to serve, with its
     `generation` and `digest` (0 and empty before the first confirmation); `last_good` the last upstream that was made
     of instances; `decided_at` is when the present document was decided on, `settled_at` the same of the last one that
-    nginx has confirmed; `cause` says why the document is wanted, until it is served. Times are monotonic seconds."""
+    nginx has confirmed; `leaving` are to get no new requests; `cause` says why the document is wanted, until it is
+    served. Times are monotonic seconds."""
 
     settings: ServiceSettings
     upstream: Upstream | None = None
@@ -33,6 +39,7 @@ class Entry:
     applied_at: float | None = None
     decided_at: float = 0.0
     settled_at: float = 0.0
+    leaving: frozenset[Endpoint] = frozenset()
     failure: Outcome | None = None
     retry_at: float | None = None
     cause: Cause | None = None
@@ -51,6 +58,12 @@ class Entry:
             self.upstream, self.document, self.serving = before.upstream, before.document, before.serving
             self.generation, self.digest, self.applied_at = before.generation, before.digest, before.applied_at
             self.last_good = before.last_good
+
+    def decided(self, decision: Decision, now: float) -> None:
+        """This was decided at `now`."""
+        self.decided_at = now
+        draining = (each.instance.endpoint for each in decision.members if each.state is State.DRAINING)
+        self.leaving = frozenset(draining) - endpoints(decision.upstream)
 
     def due(self, now: float) -> bool:
         """Whether its document is to be applied, or looked after; a refused one waits for its retry."""

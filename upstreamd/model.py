@@ -322,7 +322,8 @@ class NginxView:
     """The running nginx: its version, its master's identity (pid, start time in clock ticks), its workers.
 
     `master` is 0 and `problem` a sentence where no live master was found. `draining` counts workers that are
-    shutting down.
+    shutting down. `serving` and `leaving` are the workers that take requests and those that end, each by its pid and
+    when it started (clock ticks).
     """
 
     version: str = ""
@@ -331,6 +332,8 @@ class NginxView:
     workers: int = 0
     draining: int = 0
     problem: str = ""
+    serving: frozenset[tuple[int, int]] = frozenset()
+    leaving: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from upstreamd.model import (
     Decision,
     Endpoint,
     Health,
-    NginxView,
     Outcome,
     OutcomeKind,
     Snapshot,
@@ -31,13 +30,11 @@ from upstreamd.situation import Situation
 from upstreamd.standing import Standing
 from upstreamd.state import Saved, marker_on_disk
 from upstreamd.telling import Telling
+from upstreamd.watching import Watching
 
 log = logging.getLogger("upstreamd.reconcile")
 
 DRIFT_INTERVAL = 10.0
-INSPECT_INTERVAL = 1.0
-DRAINING_INTERVAL = 0.05
-DRAINING_PATIENCE = 10.0
 URGENCY_INTERVAL = 0.1
 SOURCES_PATIENCE = 5.0
 RENDER_IN_THREAD = 200
@@ -97,17 +94,24 @@ class Reconciler:
         self._changed = asyncio.Event()
         self._changes = 0
         self._changed_at = clock()
-        self._look = asyncio.Event()
-        self._nginx = NginxView()
         self._outcome: Outcome | None = None
         self._settling = True
         self._alarm: asyncio.TimerHandle | None = None
+        self._watching: Watching = Watching(
+            transaction,
+            self._entries,
+            resolving,
+            clock=clock,
+            renewed=self._renewed,
+            before=before._watching if before is not None else None,  # noqa: SLF001 - our own predecessor
+        )
         resolving.attach(
             decide=self.situation.decide,
             number=self._next,
             record=self._resolved,
             telling=telling,
             look=self._tell_sources,
+            publishes=self._watching.publishes,
             serving=last_good,
         )
 
@@ -171,10 +175,10 @@ class Reconciler:
 
     async def run(self) -> None:
         """Work until cancelled. An apply under way is seen to its end first; a second cancellation gives it up."""
-        self._nginx = await self._transaction.inspect()
+        await self._watching.begin()
         await self._first_look()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch_nginx())
+            tasks.create_task(self._watching.run())
             tasks.create_task(self._resolving.run())
             while True:
                 await self._due()
@@ -187,10 +191,10 @@ class Reconciler:
         ready, reason = self._readiness()
         services = {entry.name: entry.view(self._decide(entry)) for entry in self._entries}
         return Picture(
-            services=services | self._resolving.views(),
+            services=self._watching.marked(services | self._resolving.views()),
             sources=self.situation.sources,
             probes=self.situation.probes,
-            nginx=self._nginx,
+            nginx=self._watching.view,
             outcome=self._failure() or self._outcome,
             ready=ready,
             reason=reason,
@@ -215,7 +219,16 @@ class Reconciler:
         self._outcome = outcome
         self._applied(outcome)
         if outcome.kind is OutcomeKind.APPLIED:
+            self._watching.soon()
             self._persist(self.carried())
+
+    def _renewed(self) -> None:
+        """nginx has a new master, which is told anew what it shall serve."""
+        self._transaction.forget()
+        self._resolving.forget()
+        for entry in self._entries:
+            entry.forgive()
+        self._wake()
 
     def _failure(self) -> Outcome | None:
         """What keeps the first service that waits for its retry from being applied."""
@@ -274,7 +287,7 @@ class Reconciler:
         self._again(decisions)
         for entry, decision in zip(self._entries, decisions, strict=True):
             urgent = urgent or entry.loses(decision)
-            entry.decided_at = now
+            entry.decided(decision, now)
             self._telling.decided(decision)
             if decision.upstream is not None and decision.upstream != entry.upstream:
                 entry.cause = self._telling.chosen(entry.name, entry.serving, decision.upstream)
@@ -296,14 +309,14 @@ class Reconciler:
         documents = [entry.document for entry in due if entry.document is not None]
         outcome = await self._transaction.apply(documents, urgent=urgent)
         # looked at first: whoever sees the new generation also sees the old workers that still drain
-        self._nginx = await self._transaction.inspect()
+        await self._watching.inspect()
         refused = outcome.kind in (OutcomeKind.REJECTED, OutcomeKind.FAILED)
-        if refused and len(due) > 1 and self._nginx.master and outcome.duration < SPLIT_PATIENCE:
+        if refused and len(due) > 1 and self._watching.view.master and outcome.duration < SPLIT_PATIENCE:
             for entry in due:
                 await self._apply([entry], changed_at, urgent=urgent)
             return
         self._record(outcome, due, changed_at)
-        self._look.set()
+        self._watching.soon()
 
     def _tell_sources(self) -> None:
         self._telling.sources(self.situation.sources.values())
@@ -357,32 +370,12 @@ class Reconciler:
             names = ", ".join(entry.name for entry in due)
             log.error("%s: %s: %s", names, outcome.kind, outcome.detail, extra={"context": fields})
         elif outcome.kind is OutcomeKind.APPLIED:
+            self._watching.applied(due)
             duration = outcome.duration * 1000
             fields |= {"generation": self._generation, "duration_seconds": outcome.duration}
             sentence = "nginx serves generation %d after %.0f ms: %s"
             log.info(sentence, self._generation, duration, changes, extra={"context": fields})
             self._persist(self.carried())
-
-    async def _watch_nginx(self) -> None:
-        """Look at nginx every second, and more often for a while after an apply, since a deploy waits for old workers
-        to end; a new master is told anew what it shall serve."""
-        applied_at = float("-inf")
-        while True:
-            lately = self._nginx.draining and self._clock() - applied_at < DRAINING_PATIENCE
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAINING_INTERVAL if lately else INSPECT_INTERVAL):
-                    await self._look.wait()
-                    applied_at = self._clock()
-            self._look.clear()
-            before, now = self._nginx, await self._transaction.inspect()
-            self._nginx = now
-            if now.master and (now.master, now.started) != (before.master, before.started):
-                log.info("nginx has a new master, pid %d", now.master)
-                self._transaction.forget()
-                self._resolving.forget()
-                for entry in self._entries:
-                    entry.forgive()
-                self._wake()
 
     def _readiness(self) -> tuple[bool, str]:
         wanted = [entry.digest for entry in self._entries if entry.upstream is not None]

@@ -12,6 +12,7 @@ from upstreamd.apply import Choice, ResolveRoute
 from upstreamd.config import Config, ServiceSettings
 from upstreamd.errors import ApplyError, RenderError
 from upstreamd.events import Cause
+from upstreamd.ledger import endpoints
 from upstreamd.model import Clock, Decision, Document, Endpoint, Outcome, OutcomeKind, State, Upstream
 from upstreamd.picture import ServiceView
 from upstreamd.render import document
@@ -31,7 +32,8 @@ IDLE_GATHER = 0.005
 @dataclass(slots=True)
 class _Service:
     """One service: what is published (`upstream`, `draining`, `version`) and what nginx is known to serve; `decided_at`
-    is when it was last decided on, `settled_at` the same of what nginx is known to serve (monotonic seconds)."""
+    is when it was last decided on, `settled_at` the same of what nginx is known to serve (monotonic seconds). `proved`
+    tells whether nginx has fetched that from us since it started."""
 
     settings: ServiceSettings
     choice: Choice
@@ -45,6 +47,7 @@ class _Service:
     applied_at: float | None = None
     decided_at: float = 0.0
     settled_at: float = 0.0
+    proved: bool = False
     cause: Cause | None = None
     published_at: float = 0.0
     published: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,15 +86,18 @@ class Resolving:
         record: Callable[[Outcome], None],
         telling: Telling,
         look: Callable[[], None],
+        publishes: Callable[[Upstream], None],
         serving: Mapping[str, Upstream],
     ) -> None:
         """Give what decides for a service and what nginx serves of it, what counts generations, who gets the outcomes,
-        who tells of them, what tells of the sources first, and what was served last."""
+        who tells of them, what tells of the sources first, who hears of what nginx is about to learn, and what was
+        served last."""
         self._decide = decide
         self._number = number
         self._record = record
         self._telling = telling
         self._look = look
+        self._publishes = publishes
         for service in self._services:
             service.serving = serving.get(service.settings.name)
 
@@ -117,6 +123,7 @@ class Resolving:
         """nginx was restarted: what it serves has to be proved anew."""
         self._route.forget()
         for service in self._services:
+            service.proved = False
             if service.upstream is not None:
                 service.published.set()
 
@@ -132,6 +139,22 @@ class Resolving:
     def serving(self) -> dict[str, Upstream]:
         """What nginx is known to serve."""
         return {each.settings.name: each.serving for each in self._services if each.serving is not None}
+
+    def proved(self) -> dict[str, frozenset[Endpoint]]:
+        """The endpoints of every service of which nginx has fetched the latest set."""
+        return {
+            each.settings.name: endpoints(each.serving)
+            for each in self._services
+            if each.proved and each.upstream == each.serving
+        }
+
+    def may_know(self) -> dict[str, frozenset[Endpoint]]:
+        """What a worker that starts now may know of every service."""
+        return {each.settings.name: endpoints(each.serving, each.upstream) for each in self._services}
+
+    def leaving(self) -> dict[str, frozenset[Endpoint]]:
+        """The endpoints of every service that are to get no new requests."""
+        return {each.settings.name: frozenset(each.draining) - endpoints(each.upstream) for each in self._services}
 
     def settled(self, name: str, since: float) -> bool:
         """Whether what was decided on this service after `since` (monotonic seconds) was concluded, well or not."""
@@ -178,6 +201,7 @@ class Resolving:
         service.cause = self._telling.chosen(decision.service, service.serving, decision.upstream)
         service.upstream, service.draining = decision.upstream, draining
         service.published_at = self._clock()
+        self._publishes(decision.upstream)
         try:
             service.version = self._route.publish(decision.upstream, draining, by_instance=service.choice.by_instance)
             service.refusal = ""
@@ -259,7 +283,7 @@ class Resolving:
         self._record(outcome)
 
     def _serves(self, service: _Service, upstream: Upstream) -> None:
-        service.serving = upstream
+        service.serving, service.proved = upstream, True
         if service.document is not None and service.document.digest != service.digest:
             service.digest, service.generation = service.document.digest, service.document.generation
             service.applied_at = self._clock()

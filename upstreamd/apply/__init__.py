@@ -1,8 +1,9 @@
 """Apply: put a text in force, and prove it."""
 
+from upstreamd.apply.in_flight import in_flight
 from upstreamd.apply.lock import OutputLock
 from upstreamd.apply.route import Choice, ResolveRoute, choose
 from upstreamd.apply.transaction import Transaction
 from upstreamd.apply.trial import objection
 
-__all__ = ["Choice", "OutputLock", "ResolveRoute", "Transaction", "choose", "objection"]
+__all__ = ["Choice", "OutputLock", "ResolveRoute", "Transaction", "choose", "in_flight", "objection"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from upstreamd.apply.binary import Binary, Build
@@ -14,6 +14,7 @@ from upstreamd.apply.confirm import settled
 from upstreamd.apply.errorlog import ErrorLog, find_error_log
 from upstreamd.apply.files import OutputFile, restore
 from upstreamd.apply.master import Master, NoMasterError, find_master
+from upstreamd.apply.process import Looks, look
 from upstreamd.apply.reload import Reload, Serves, to_its_end
 from upstreamd.apply.trial import tested
 from upstreamd.config import ApplySettings, NginxSettings
@@ -63,8 +64,15 @@ class Transaction:
             return NginxView(version=build.version, problem=str(error))
         except OSError as error:
             return NginxView(version=build.version, problem=f"nginx's processes cannot be looked at: {error.strerror}")
-        draining = sum(worker.draining for worker in workers)
-        return NginxView(build.version, *master.process, len(workers) - draining, draining)
+        leaving = frozenset(worker.process for worker in workers if worker.draining)
+        serving = frozenset(worker.process for worker in workers if not worker.draining)
+        return NginxView(build.version, *master.process, len(serving), len(leaving), serving=serving, leaving=leaving)
+
+    @staticmethod
+    def alive(workers: Collection[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+        """Those of `workers` (pid and start) that still live, whoever their master is."""
+        found = ((worker, _look(worker[0])) for worker in workers)
+        return frozenset(worker for worker, looks in found if looks is not None and looks.process == worker)
 
     async def apply(self, documents: Sequence[Document], *, urgent: bool = False) -> Outcome:
         """Put `documents` in force together, and return once nginx is proved to serve them or not to.
@@ -165,6 +173,15 @@ class Transaction:
         except (ApplyError, OSError) as error:
             log.debug("the version of nginx is not known: %s", error)
             return Build()
+
+
+def _look(pid: int) -> Looks | None:
+    """The process; one that we may not look at is not ours, and so none of nginx's workers that we knew."""
+    try:
+        found = look(pid)
+    except OSError:
+        return None
+    return None if found is None or found.zombie else found
 
 
 def _swap(outputs: Sequence[OutputFile]) -> None:
