@@ -8,7 +8,7 @@ import logging
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import uvloop
 
 from upstreamd import __version__
-from upstreamd.apply import Choice, OutputLock, ResolveRoute, Transaction, choose
+from upstreamd.apply import Choice, OutputLock, PlusRoute, ResolveRoute, Route, Routes, Transaction, choose
 from upstreamd.check import Checker, Evidence, PassiveListener
 from upstreamd.config import ApplySettings, Config, NginxSettings, ServiceSettings, load
 from upstreamd.discover import Discoverer, Releasing, admitted, build, follow, release
@@ -204,12 +204,25 @@ class Daemon:
             if service.route == "auto" and not choices[service.name].resolve:
                 log.info("%s changes by reload (route = auto): %s", service.name, choices[service.name].reason)
         resolved = {name: choice for name, choice in choices.items() if choice.resolve}
-        listen = config.unavailable.listen
-        route = ResolveRoute(config.resolver, list(resolved), Endpoint(listen.host, listen.port), clock=self._clock)
-        if resolved:
-            await route.start()
-            stack.push_async_callback(route.stop)
-        return Resolving(config, resolved, route, clock=self._clock, choose=chosen)
+        return Resolving(config, resolved, await self._routes(config, resolved, stack), clock=self._clock, choose=chosen)
+
+    async def _routes(self, config: Config, resolved: Mapping[str, Choice], stack: contextlib.AsyncExitStack) -> Route:
+        """The route of each service that needs no reloads, started."""
+        plus = [service for service in config.services if service.route == "plus"]
+        asked = sorted(resolved.keys() - {service.name for service in plus})
+        by_service: dict[str, Route] = {}
+        if asked:
+            listen = config.unavailable.listen
+            resolve = ResolveRoute(config.resolver, asked, Endpoint(listen.host, listen.port), clock=self._clock)
+            await resolve.start()
+            stack.push_async_callback(resolve.stop)
+            by_service.update(dict.fromkeys(asked, resolve))
+        if plus:
+            told = PlusRoute(config.nginx_plus, plus)
+            await told.start()
+            stack.push_async_callback(told.stop)
+            by_service.update({service.name: told for service in plus})
+        return Routes(by_service)
 
     def _listener(self, config: Config, checker: Checker, reconciler: Reconciler) -> PassiveListener | None:
         """Where nginx's reports come in, if the configuration says so; ejections outlive a configuration."""

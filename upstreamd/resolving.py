@@ -1,4 +1,4 @@
-"""Decide, publish, prove: the services whose changes reach nginx through its resolver instead of a reload."""
+"""Decide, publish, prove: the services whose changes reach nginx through its resolver or its API, without a reload."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from upstreamd.apply import Choice, ResolveRoute
+from upstreamd.apply import Choice, Route
 from upstreamd.config import Config, ServiceSettings
 from upstreamd.errors import ApplyError, RenderError
 from upstreamd.events import Cause
@@ -66,7 +66,7 @@ class Resolving:
         self,
         config: Config,
         services: Mapping[str, Choice],
-        route: ResolveRoute,
+        route: Route,
         *,
         clock: Clock,
         choose: Callable[[ServiceSettings], Awaitable[Choice]],
@@ -323,15 +323,7 @@ class Resolving:
 
     def _silence(self, service: _Service, version: int) -> str:
         """Why nothing was fetched, as far as we can tell."""
-        name, patience = service.settings.name, self._config.nginx.confirm_timeout
-        told = self._route.versions(name)
-        listen = self._config.resolver.listen
-        if not told:
-            return (
-                f"no nginx has asked {listen} for {name} within {patience:g}s; start nginx, or let it reach that "
-                "address and lie in resolver.allow"
-            )
-        return f"nginx has not fetched version {version} of {name} within {patience:g}s; it serves the set before"
+        return f"{self._route.silence(service.settings.name, version)} (after {self._config.nginx.confirm_timeout:g}s)"
 
     def _log(self, service: _Service, outcome: Outcome, cause: Cause | None) -> None:
         name = service.settings.name

@@ -1,4 +1,4 @@
-"""The route without reloads: the responder tells nginx who serves, the file only keeps the last good set."""
+"""The routes without reloads: nginx is told who serves while it runs, the file only keeps the last good set."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from upstreamd.apply.configuration import Configuration
-from upstreamd.apply.files import OutputFile
-from upstreamd.apply.reload import to_its_end
+from upstreamd.apply.keeping import Keeping
 from upstreamd.apply.resolvable import SINCE, Placement, new_enough, placement
 from upstreamd.apply.resolver import Responder
 from upstreamd.apply.zone import service_records
@@ -37,6 +37,8 @@ class Choice:
 
 async def choose(service: ServiceSettings, nginx: NginxSettings, resolver: ResolverSettings, version: str) -> Choice:
     """The route for `service`, where the nginx beside us has this `version`; never raises for what is missing."""
+    if service.route == "plus":
+        return Choice(resolve=True, reason="NGINX Plus is told through its API")
     if service.route == "reload" or service.layout != "servers":
         return Choice(resolve=False, reason="configured")
     found = await _placement(service, nginx, resolver)
@@ -58,6 +60,53 @@ async def _placement(service: ServiceSettings, nginx: NginxSettings, resolver: R
         return Placement(missing=str(error))
 
 
+class Route(Protocol):
+    """A way to change who serves without a reload."""
+
+    def publish(self, upstream: Upstream, draining: Sequence[Endpoint], *, by_instance: bool) -> int:
+        """Tell nginx of `upstream` at once; returns the version, the same for the same set. Raises ApplyError."""
+
+    async def fetched(self, service: str, version: int) -> None:
+        """Return once nginx is known to have `version` of `service` or a later one."""
+
+    def silence(self, service: str, version: int) -> str:
+        """Why nginx is not known to have `version`, as far as we can tell."""
+
+    def forget(self) -> None:
+        """Count nothing as known any more: nginx was restarted."""
+
+    async def keep(self, document: Document) -> None:
+        """Write the last good set, from which nginx serves where it starts while we are away. Raises ApplyError."""
+
+
+class Routes:
+    """Each service's own route, as one."""
+
+    def __init__(self, by_service: Mapping[str, Route]) -> None:
+        self._by_service = by_service
+
+    def publish(self, upstream: Upstream, draining: Sequence[Endpoint], *, by_instance: bool) -> int:
+        """As Route."""
+        return self._by_service[upstream.name].publish(upstream, draining, by_instance=by_instance)
+
+    async def fetched(self, service: str, version: int) -> None:
+        """As Route."""
+        await self._by_service[service].fetched(service, version)
+
+    def silence(self, service: str, version: int) -> str:
+        """As Route."""
+        return self._by_service[service].silence(service, version)
+
+    def forget(self) -> None:
+        """As Route."""
+        for route in set(self._by_service.values()):
+            route.forget()
+
+    async def keep(self, document: Document) -> None:
+        """As Route."""
+        await self._by_service[document.service].keep(document)
+
+
 class ResolveRoute:
     """Tells nginx who serves `services`, and knows what it has fetched."""
 
@@ -65,8 +114,9 @@ class ResolveRoute:
         self, settings: ResolverSettings, services: Sequence[str], unavailable: Endpoint, *, clock: Clock
     ) -> None:
         self._responder = Responder(settings, list(services), clock=clock)
+        self._listen = settings.listen
         self._unavailable = unavailable
-        self._mourned: dict[str, bytes] = {}
+        self._keeping = Keeping()
 
     async def start(self) -> None:
         """Listen. Raises UpstreamdError where the address is not to be had."""
@@ -99,18 +149,15 @@ class ResolveRoute:
         """Count nothing as fetched any more: nginx was restarted."""
         self._responder.forget()
 
+    def silence(self, service: str, version: int) -> str:
+        """Why nobody is known to have fetched `version`, as far as we can tell."""
+        if not self.versions(service):
+            return (
+                f"no nginx has asked {self._listen} for {service}; start nginx, or let it reach that address and lie in "
+                "resolver.allow"
+            )
+        return f"nginx has not fetched version {version} of {service}; it serves the set before"
+
     async def keep(self, document: Document) -> None:
         """Write the last good set, from which nginx serves where it starts while we are away. Raises ApplyError."""
-        await to_its_end(lambda: self._write(document))
-
-    def _write(self, document: Document) -> None:
-        output = OutputFile(document)
-        if output.previous is not None and self._mourned.get(output.target) != output.previous:
-            known = output.target in self._mourned
-            if output.mourn(known=known):
-                self._mourned[output.target] = output.previous
-        try:
-            output.stage()
-            output.swap()
-        finally:
-            output.discard()
+        await self._keeping.keep(document)

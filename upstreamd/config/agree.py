@@ -23,6 +23,7 @@ def agree(config: Config, problems: list[Problem], given: Mapping[str, Container
         reason = "takes reports from other machines: listen on a unix socket or on 127.0.0.1"
         problems.append(Problem("passive.listen", str(passive), reason))
     _on_resolver(config, problems)
+    _on_plus(config, problems)
     problems.extend(config.alerts.problems())
     if config.apply.gather > config.apply.max_gather:
         reason = f"is longer than apply.max_gather ({config.apply.max_gather:g}s); shorten it or raise max_gather"
@@ -74,7 +75,7 @@ def _on_tls(admin: AdminSettings, problems: list[Problem]) -> None:
 
 def _on_resolver(config: Config, problems: list[Problem]) -> None:
     """What the names of DNS allow, where a service may be resolved."""
-    resolved = [service for service in config.services if service.route != "reload"]
+    resolved = [service for service in config.services if service.route in ("resolve", "auto")]
     listen = config.resolver.listen
     if resolved and listen.socket:
         reason = 'nginx asks an address and a port, not a unix socket; write it like "127.0.0.1:5300"'
@@ -94,6 +95,18 @@ def _on_resolver(config: Config, problems: list[Problem]) -> None:
         names[name] = service.name
         if service.route == "resolve" and service.layout != "servers":
             reason = 'the upstream is yours (nginx/resolve.conf): set layout = "servers"'
+            problems.append(Problem(f"{path}.layout", service.layout, reason))
+
+
+def _on_plus(config: Config, problems: list[Problem]) -> None:
+    """What the API of NGINX Plus needs."""
+    for service in config.services:
+        path = f"services.{service.name}"
+        if service.route == "plus" and not config.nginx_plus.api:
+            reason = 'needs NGINX Plus\'s API: set nginx_plus.api, like "http://127.0.0.1:8080/api"'
+            problems.append(Problem(f"{path}.route", service.route, reason))
+        if service.route == "plus" and service.layout != "servers":
+            reason = 'the upstream is yours and has a `zone`: set layout = "servers" and include the output in it'
             problems.append(Problem(f"{path}.layout", service.layout, reason))
 
 

@@ -112,6 +112,13 @@ class ResolverSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PlusSettings:
+    """The API of NGINX Plus (route "plus"), as far as its version; empty where there is none."""
+
+    api: str = setting("", text(r"https?://[^\s/?#@]+(/[^\s?#]*)?", 'a URL like "http://127.0.0.1:8080/api"'))
+
+
+@dataclass(frozen=True, slots=True)
 class StateSettings:
     """Where the last good snapshot lives; empty keeps nothing over a restart."""
 
@@ -194,7 +201,7 @@ class ServiceSettings:
     port: int = setting(3000, integer(0, 65535))
     max_fails: int = setting(1, integer(0, 1000))
     fail_timeout: float = setting("10s", whole_seconds(3600))
-    route: str = setting("reload", choice("reload", "resolve", "auto"))
+    route: str = setting("reload", choice("reload", "resolve", "auto", "plus"))
     slow_start: float = setting("0s", duration(0, 3600))
     all_unhealthy: str = setting("keep", choice("keep", "all", "none"))
     panic_threshold: int = setting(0, integer(0, 100))
@@ -233,6 +240,7 @@ class Config:
     unavailable: UnavailableSettings = dataclasses.field(default=UnavailableSettings())
     passive: PassiveSettings = dataclasses.field(default=PassiveSettings())
     resolver: ResolverSettings = dataclasses.field(default=ResolverSettings())
+    nginx_plus: PlusSettings = dataclasses.field(default=PlusSettings())
     state: StateSettings = dataclasses.field(default=StateSettings())
     log: LogSettings = dataclasses.field(default=LogSettings())
     alerts: AlertSettings = dataclasses.field(default=AlertSettings())
