@@ -204,7 +204,8 @@ class Daemon:
             if service.route == "auto" and not choices[service.name].resolve:
                 log.info("%s changes by reload (route = auto): %s", service.name, choices[service.name].reason)
         resolved = {name: choice for name, choice in choices.items() if choice.resolve}
-        return Resolving(config, resolved, await self._routes(config, resolved, stack), clock=self._clock, choose=chosen)
+        route = await self._routes(config, resolved, stack)
+        return Resolving(config, resolved, route, clock=self._clock, choose=chosen)
 
     async def _routes(self, config: Config, resolved: Mapping[str, Choice], stack: contextlib.AsyncExitStack) -> Route:
         """The route of each service that needs no reloads, started."""

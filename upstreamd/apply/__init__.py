@@ -7,4 +7,15 @@ from upstreamd.apply.route import Choice, ResolveRoute, Route, Routes, choose
 from upstreamd.apply.transaction import Transaction
 from upstreamd.apply.trial import objection
 
-__all__ = ["Choice", "OutputLock", "PlusRoute", "ResolveRoute", "Route", "Routes", "Transaction", "choose", "in_flight", "objection"]
+__all__ = [
+    "Choice",
+    "OutputLock",
+    "PlusRoute",
+    "ResolveRoute",
+    "Route",
+    "Routes",
+    "Transaction",
+    "choose",
+    "in_flight",
+    "objection",
+]

@@ -22,7 +22,7 @@ from upstreamd.model import Document, Endpoint, Server, Upstream
 log = logging.getLogger("upstreamd.apply")
 
 LOOK_AGAIN = 10.0
-"""Seconds after which nginx is compared with what it was told: a reload forgets drains, and others may have changed it."""
+"""Seconds after which nginx is compared with what it was told: a reload forgets drains, others may change it too."""
 
 _FIRST_RETRY, _LAST_RETRY = 0.25, 5.0
 _TOGETHER = 8

@@ -153,8 +153,8 @@ class ResolveRoute:
         """Why nobody is known to have fetched `version`, as far as we can tell."""
         if not self.versions(service):
             return (
-                f"no nginx has asked {self._listen} for {service}; start nginx, or let it reach that address and lie in "
-                "resolver.allow"
+                f"no nginx has asked {self._listen} for {service}; start nginx, or let it reach that address and lie "
+                "in resolver.allow"
             )
         return f"nginx has not fetched version {version} of {service}; it serves the set before"
 
