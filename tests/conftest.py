@@ -86,6 +86,22 @@ def find_pm2() -> str:
 
 
 @functools.cache
+def find_swarm() -> str:
+    """The docker command of an engine that may be made a swarm of its own for a while; empty if there is none."""
+    if os.environ.get("UPSTREAMD_TEST_SWARM") != "1":
+        return ""
+    return find_docker()
+
+
+@functools.cache
+def find_kubernetes() -> str:
+    """The directory UPSTREAMD_TEST_KUBERNETES with kube-apiserver and kube-controller-manager, if etcd is there too."""
+    named = os.environ.get("UPSTREAMD_TEST_KUBERNETES", "")
+    there = named and shutil.which("etcd") and shutil.which("openssl")
+    return named if there and _answers(f"{named}/kube-apiserver", "--version") else ""
+
+
+@functools.cache
 def find_ipv6() -> str:
     """The IPv6 loopback address; empty where it cannot be listened on, as in most containers."""
     try:
@@ -113,6 +129,11 @@ _COMPONENTS: dict[str, tuple[Callable[[], str], str]] = {
     "consul": (find_consul, "no Consul agent: put `consul` on PATH, or name a binary in UPSTREAMD_TEST_CONSUL"),
     "nsd": (find_nsd, "no NSD, an authoritative DNS server: `apt-get install nsd`"),
     "docker": (find_docker, "no Docker engine answers: install and start one (`apt-get install docker.io`)"),
+    "swarm": (find_swarm, "the engine would be made a swarm for a while: set UPSTREAMD_TEST_SWARM=1 if it may be"),
+    "kubernetes": (
+        find_kubernetes,
+        "no API server: name the directory of kube-apiserver and kube-controller-manager in UPSTREAMD_TEST_KUBERNETES",
+    ),
     "ipv6": (find_ipv6, "no IPv6 loopback: `sysctl -w net.ipv6.conf.lo.disable_ipv6=0`"),
     "promtool": (find_promtool, "no promtool: `apt-get install prometheus`, or put Prometheus' promtool on PATH"),
     "pm2": (find_pm2, "no PM2: `npm install pm2`, then put `pm2` on PATH or name it in UPSTREAMD_TEST_PM2"),
@@ -188,6 +209,12 @@ def pm2_command() -> str:
 def chromium_binary() -> str:
     """Path of the browser; for tests marked real("chromium")."""
     return find_chromium()
+
+
+@pytest.fixture(scope="session")
+def kubernetes_binaries() -> str:
+    """The directory of the control plane's binaries; for tests marked real("kubernetes")."""
+    return find_kubernetes()
 
 
 @pytest.fixture(scope="session")
