@@ -12,13 +12,32 @@ from collections.abc import Iterable, Sequence
 from upstreamd import __version__
 from upstreamd.cli.command import Command
 from upstreamd.cli.demo import DEMO
+from upstreamd.cli.drain import DRAIN, UNDRAIN
 from upstreamd.cli.ending import Ending, end, say, silence
 from upstreamd.cli.events import EVENTS
 from upstreamd.cli.history import HISTORY
+from upstreamd.cli.orders import WAIT
 from upstreamd.cli.sidecar import CHECK_CONFIG, PLAN, RUN
 from upstreamd.cli.status import STATUS
+from upstreamd.cli.switch import ROLLBACK, SWITCH
 
-COMMANDS = {command.name: command for command in (RUN, DEMO, CHECK_CONFIG, PLAN, STATUS, EVENTS, HISTORY)}
+COMMANDS = {
+    command.name: command
+    for command in (
+        RUN,
+        DEMO,
+        CHECK_CONFIG,
+        PLAN,
+        STATUS,
+        EVENTS,
+        HISTORY,
+        DRAIN,
+        UNDRAIN,
+        WAIT,
+        SWITCH,
+        ROLLBACK,
+    )
+}
 INTERRUPTED = 130
 """What a shell expects of a command that Ctrl-C ended."""
 
@@ -41,7 +60,10 @@ def perform(words: Sequence[str]) -> int:
     if command is None:
         kind = "option" if words[0].startswith("-") else "command"
         known = ("--help", "--version") if kind == "option" else COMMANDS
-        end(Ending.WRONG, f"there is no {kind} {words[0]}; {_near(words[0], known)}see `upstreamd --help`")
+        end(
+            Ending.WRONG,
+            f"there is no {kind} {words[0]}; {_near(words[0], known)}see `upstreamd --help`",
+        )
     return _performed(command, words[1:])
 
 
@@ -49,7 +71,9 @@ def _performed(command: Command, words: Sequence[str]) -> int:
     """Performs `command`, with the ends that any command may come to."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal may not know every letter
     try:
         return command.perform(_arguments(command, words))
     except KeyboardInterrupt:
@@ -71,7 +95,10 @@ def _arguments(command: Command, words: Sequence[str]) -> argparse.Namespace:
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         near = _near(unknown[0], re.findall(r"--[a-z-]+", parser.format_help()))
-        end(Ending.WRONG, f"{parser.prog} does not know {unknown[0]}; {near}see `{parser.prog} --help`")
+        end(
+            Ending.WRONG,
+            f"{parser.prog} does not know {unknown[0]}; {near}see `{parser.prog} --help`",
+        )
     return arguments
 
 
@@ -82,7 +109,9 @@ def _near(word: str, known: Iterable[str]) -> str:
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    lines = [
+        f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()
+    ]
     return "\n".join(
         [
             "usage: upstreamd COMMAND [ARGUMENTS]",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import time
 from collections.abc import Mapping
@@ -17,7 +18,9 @@ from upstreamd.errors import UpstreamdError
 PATIENCE = 5.0
 MAX_BYTES = 64 * 1024 * 1024
 MAX_TOKEN = 4096
-_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what listens on every address is asked on loopback
+TOKEN_FILE = "UPSTREAMD_TOKEN_FILE"
+"""Where the token stands, for those who may not read the one that the sidecar uses."""
+_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 Document = dict[str, Any]
 Answer = TypeVar("Answer", dict[str, Any], list[Any])
@@ -58,19 +61,32 @@ def ask(admin: AdminSettings, path: str, patience: float = PATIENCE) -> Document
     return exchange(admin, "GET", path, None, patience, form=dict)
 
 
-def ask_list(admin: AdminSettings, path: str, patience: float = PATIENCE) -> list[Document]:
+def ask_list(
+    admin: AdminSettings, path: str, patience: float = PATIENCE
+) -> list[Document]:
     """Like `ask`, where the answer is a list of objects."""
     found = exchange(admin, "GET", path, None, patience, form=list)
     return [each for each in found if isinstance(each, dict)]
 
 
-def order(admin: AdminSettings, path: str, said: Mapping[str, object], patience: float = PATIENCE) -> Document:
+def order(
+    admin: AdminSettings,
+    path: str,
+    said: Mapping[str, object],
+    patience: float = PATIENCE,
+) -> Document:
     """What the sidecar answers to an order, POST `path` with the JSON object `said`; raises as `ask` does."""
     return exchange(admin, "POST", path, json.dumps(said).encode(), patience, form=dict)
 
 
 def exchange(
-    admin: AdminSettings, method: str, path: str, body: bytes | None, patience: float, *, form: type[Answer]
+    admin: AdminSettings,
+    method: str,
+    path: str,
+    body: bytes | None,
+    patience: float,
+    *,
+    form: type[Answer],
 ) -> Answer:
     """One request and its answer, of type `form`, within `patience` seconds; raises as `ask` does."""
     listen = admin.listen
@@ -81,16 +97,24 @@ def exchange(
         response = connection.getresponse()
         received = _read(connection, response, deadline)
     except TimeoutError as error:
-        raise UnreachableError(f"upstreamd at {listen} does not answer within {patience:g}s; see its log") from error
+        raise UnreachableError(
+            f"upstreamd at {listen} does not answer within {patience:g}s; see its log"
+        ) from error
     except OSError as error:
-        raise UnreachableError(f"upstreamd cannot be reached at {listen}: {reason(error)}") from error
+        raise UnreachableError(
+            f"upstreamd cannot be reached at {listen}: {reason(error)}"
+        ) from error
     except http.client.HTTPException as error:
-        raise UnreachableError(f"what listens at {listen} is not upstreamd: it does not speak HTTP") from error
+        raise UnreachableError(
+            f"what listens at {listen} is not upstreamd: it does not speak HTTP"
+        ) from error
     finally:
         connection.close()
     document = decode(listen, response, received)
     if not isinstance(document, form):
-        raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not {_NAMES[form]}")
+        raise UnreachableError(
+            f"what listens at {listen} is not upstreamd: its answer is not {_NAMES[form]}"
+        )
     return document
 
 
@@ -103,7 +127,9 @@ def connect(admin: AdminSettings, patience: float) -> http.client.HTTPConnection
         from upstreamd.cli.pinned import PinnedConnection
 
         return PinnedConnection(admin, _HERE.get(listen.host, listen.host), patience)
-    return http.client.HTTPConnection(_HERE.get(listen.host, listen.host), listen.port, timeout=patience)
+    return http.client.HTTPConnection(
+        _HERE.get(listen.host, listen.host), listen.port, timeout=patience
+    )
 
 
 def headers(admin: AdminSettings, body: bytes | None = None) -> dict[str, str]:
@@ -111,15 +137,22 @@ def headers(admin: AdminSettings, body: bytes | None = None) -> dict[str, str]:
     sent = {"Accept": "application/json"}
     if body is not None:
         sent["Content-Type"] = "application/json"
-    if admin.token_file and not admin.listen.socket:
-        with contextlib.suppress(OSError):  # who needs the token and may not read it is told so by the answer
-            with Path(admin.token_file).open("rb") as file:
+    named = os.environ.get(TOKEN_FILE) or admin.token_file
+    if named and not admin.listen.socket:
+        with contextlib.suppress(
+            OSError
+        ):  # who needs the token and may not read it is told so by the answer
+            with Path(named).open("rb") as file:
                 token = file.read(MAX_TOKEN).partition(b"\n")[0].strip()
             sent["Authorization"] = f"Bearer {token.decode('latin-1')}"
     return sent
 
 
-def _read(connection: http.client.HTTPConnection, response: http.client.HTTPResponse, deadline: float) -> bytes:
+def _read(
+    connection: http.client.HTTPConnection,
+    response: http.client.HTTPResponse,
+    deadline: float,
+) -> bytes:
     """The body, within the size and what is left of the time."""
     body = bytearray()
     while len(body) <= MAX_BYTES:
@@ -140,14 +173,23 @@ def decode(listen: Listen, response: http.client.HTTPResponse, body: bytes) -> o
     try:
         document = json.loads(body)
     except ValueError as error:
-        raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not JSON") from error
+        raise UnreachableError(
+            f"what listens at {listen} is not upstreamd: its answer is not JSON"
+        ) from error
     status = response.status
     if status in (http.client.OK, http.client.ACCEPTED):
         return document
     detail = document.get("detail") if isinstance(document, dict) else None
-    if 400 <= status < 500 and response.headers.get_content_type() == "application/problem+json":
-        raise RefusedError(str(detail or "the sidecar refuses without a reason"), status)
-    raise UnreachableError(f"upstreamd at {listen} answers {status}: {detail or 'without a reason'}")
+    if (
+        400 <= status < 500
+        and response.headers.get_content_type() == "application/problem+json"
+    ):
+        raise RefusedError(
+            str(detail or "the sidecar refuses without a reason"), status
+        )
+    raise UnreachableError(
+        f"upstreamd at {listen} answers {status}: {detail or 'without a reason'}"
+    )
 
 
 def reason(error: OSError) -> str:

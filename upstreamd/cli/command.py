@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from upstreamd.cli.configuration import INSTALLED, NEARBY, VARIABLE
+from upstreamd.config.kinds import duration
 
 Arguments = argparse.Namespace
+LONGEST = 3600.0
+"""Seconds that a command may be told to wait."""
 
 
 class Command(NamedTuple):
@@ -36,7 +39,17 @@ def declare_configuration(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def number(kind: type[int | float], least: float, most: float) -> Callable[[str], float]:
+def period(text: str) -> float:
+    """Reads a time like `500ms`, `60s` or `2m`, in seconds; up to an hour."""
+    try:
+        return float(duration(0, LONGEST)(text))  # type: ignore[arg-type]  # a reader of durations gives a float
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def number(
+    kind: type[int | float], least: float, most: float
+) -> Callable[[str], float]:
     """Reads a number of `kind` between `least` and `most`."""
 
     def read(text: str) -> float:
@@ -45,7 +58,9 @@ def number(kind: type[int | float], least: float, most: float) -> Callable[[str]
         except ValueError:
             value = kind(least - 1)
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number between {least:g} and {most:g}")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a number between {least:g} and {most:g}"
+            )
         return value
 
     return read

@@ -21,8 +21,12 @@ class Moments:
 
     def iso(self, at: float) -> str:
         """ISO 8601 in UTC, with milliseconds."""
-        moment = datetime.fromtimestamp(at + self._offset, UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return self.wall_iso(at + self._offset)
+
+    @staticmethod
+    def wall_iso(at: float) -> str:
+        """ISO 8601 in UTC of a wall clock's time, with milliseconds."""
+        return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def age(self, at: float) -> float:
         """Seconds since `at`, never negative."""
@@ -101,6 +105,13 @@ def _confirmed(view: ServiceView, moments: Moments) -> dict[str, object]:
         "restored_at": None if view.restored_at is None else moments.iso(view.restored_at),
         "panic": view.decision.panic,
         "alarms": list(view.decision.alarms),
+        "rotation": {
+            "split": dict(view.rotation.split),
+            "number": view.rotation.number,
+            "why": view.rotation.why,
+            "watched_seconds": round(view.rotation.watched, 3),
+            "settled": view.rotation.settled,
+        },
     }
 
 
