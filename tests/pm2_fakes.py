@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any, Self
 
+from upstreamd.config import PM2Daemon, PM2Source
+from upstreamd.discover import Binding, pm2_daemon
+from upstreamd.discover.pm2 import PM2Discoverer
 from upstreamd.discover.pm2_frames import Frames, frame
+from upstreamd.discover.pm2_process import Bound
 
 
 class FakePM2:
@@ -112,3 +117,32 @@ def pm2_process(number: int | str, port: object = 3000, *, name: str = "app", **
         **env,
     }
     return {"pid": 4000, "name": name, "pm2_env": described, "pm_id": number, "monit": {"memory": 1, "cpu": 0}}
+
+
+class SimulatedPM2:
+    """A world of the contract suite: a source, and a simulated PM2 that it looks at."""
+
+    def __init__(self, server: FakePM2, bound: Binding) -> None:
+        self.service = bound.service
+        daemon = pm2_daemon.daemon(PM2Daemon(home=str(server.home)), {})
+        self.source = PM2Discoverer({bound.service: Bound(bound, PM2Source(name="app"))}, daemon, 30.0, time.monotonic)
+        self._server = server
+
+    async def add(self) -> None:
+        number = len(self._server.processes)
+        self._server.processes.append(pm2_process(number, 3000 + number))
+        self._server.tell()
+
+    async def remove(self) -> None:
+        self._server.processes.pop()
+        self._server.tell()
+
+    async def spoil(self) -> None:
+        self._server.processes.insert(0, pm2_process(99, "no port"))
+        self._server.tell()
+
+    async def fail(self) -> None:
+        await self._server.stop()
+
+    async def mend(self) -> None:
+        await self._server.start()

@@ -19,6 +19,7 @@ import pytest
 from consul_harness import Agent, consul_agent
 from docker_harness import SOCKET, Containers, containers, docker
 from kubernetes_fakes import FakeKubernetes, SimulatedKubernetes
+from machine_worlds import MACHINES
 from source_fakes import FakeConsul, FakeDocker, Proxy, binding, consul_entry, docker_container
 from source_worlds import ASKED
 from swarm_fakes import FakeSwarm, SimulatedSwarm
@@ -222,6 +223,8 @@ async def made(kind: str, directory: Path, consul_binary: str) -> AsyncIterator[
             yield SimulatedKubernetes(await stack.enter_async_context(FakeKubernetes()), binding(), time.monotonic)
         elif kind in ASKED:
             yield await ASKED[kind](stack, directory)
+        elif kind in MACHINES:
+            yield await MACHINES[kind](stack, directory)
         elif kind == "consul":
             server = stack.enter_context(consul_agent(consul_binary, directory))
             yield RealConsul(server, await stack.enter_async_context(Proxy(directory / "proxy.sock", server.port)))
@@ -238,6 +241,8 @@ async def made(kind: str, directory: Path, consul_binary: str) -> AsyncIterator[
         "swarm, simulated",
         "kubernetes, simulated",
         *(kind for kind in ASKED if kind != "dns"),
+        *(kind for kind in MACHINES if kind != "pm2"),
+        pytest.param("pm2", marks=pytest.mark.real("pm2")),
         pytest.param("dns", marks=pytest.mark.real("nsd")),
         pytest.param("consul", marks=pytest.mark.real("consul")),
         pytest.param("docker", marks=pytest.mark.real("docker")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -12,9 +13,17 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from nginx_harness import children, title, wait_until
+from source_fakes import Proxy
+
+from upstreamd.config import PM2Daemon, PM2Source
+from upstreamd.discover import Binding, pm2_daemon
+from upstreamd.discover.pm2 import PM2Discoverer
+from upstreamd.discover.pm2_process import Bound
 
 GRACEFUL = """
 const http = require('http');
@@ -92,20 +101,18 @@ class PM2:
         return int((self.home / "pm2.pid").read_text())
 
     def kill(self) -> None:
-        """End the daemon and all that it runs."""
-        with contextlib.suppress(FileNotFoundError):
-            daemon = self.pid
-            with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
-                self.run("kill")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(daemon, signal.SIGKILL)
-            deadline = time.monotonic() + 10
-            while Path(f"/proc/{daemon}").exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
+        """End the daemon and all that it runs, as an operator would."""
+        self.run("kill")
 
     def remove(self) -> None:
-        """Leave nothing."""
-        self.kill()
+        """End the daemon and all that it runs at once, and leave nothing."""
+        with contextlib.suppress(FileNotFoundError):
+            daemon = self.pid
+            running = [daemon, *children(daemon)]
+            for pid in running:  # the daemon first, which would start the others again
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not any(title(pid) for pid in running), "PM2 and its processes to end")
         shutil.rmtree(self.home, ignore_errors=True)
 
 
@@ -117,3 +124,48 @@ def pm2(command: str) -> Iterator[PM2]:
         yield made
     finally:
         made.remove()
+
+
+class RealPM2:
+    """A world of the contract suite: a source, and a real PM2 behind proxies, so that it can be out of reach."""
+
+    def __init__(self, daemon: PM2, proxies: Sequence[Proxy], home: Path, bound: Binding) -> None:
+        self.service = bound.service
+        found = pm2_daemon.daemon(PM2Daemon(home=str(home)), {})
+        self.source = PM2Discoverer({bound.service: Bound(bound, PM2Source(name="app"))}, found, 30.0, time.monotonic)
+        self._daemon = daemon
+        self._proxies = proxies
+        self._ports: list[int] = []
+
+    async def add(self) -> None:
+        self._ports.append(3000 + len(self._ports))
+        await asyncio.to_thread(self._daemon.one, "app", str(self._ports[-1]))
+
+    async def remove(self) -> None:
+        await asyncio.to_thread(self._daemon.run, "delete", str(len(self._ports) - 1))
+        self._ports.pop()
+
+    async def spoil(self) -> None:
+        await asyncio.to_thread(self._daemon.one, "app", "no port")
+
+    async def fail(self) -> None:
+        for proxy in self._proxies:
+            await proxy.stop()
+
+    async def mend(self) -> None:
+        for proxy in self._proxies:
+            await proxy.start()
+
+
+@contextlib.asynccontextmanager
+async def real_pm2(bound: Binding) -> AsyncIterator[RealPM2]:
+    """The world of a real PM2 of its own."""
+    with pm2(os.environ.get("UPSTREAMD_TEST_PM2") or "pm2") as daemon:
+        front = daemon.home / "front"
+        front.mkdir()
+        async with contextlib.AsyncExitStack() as stack:
+            proxies = [
+                await stack.enter_async_context(Proxy(front / name, str(daemon.home / name)))
+                for name in ("rpc.sock", "pub.sock")
+            ]
+            yield RealPM2(daemon, proxies, front, bound)
