@@ -31,7 +31,7 @@ from upstreamd.observe.log import configure
 from upstreamd.observe.metrics import Metrics
 from upstreamd.observe.page import Page
 from upstreamd.ordering import Ordering
-from upstreamd.picture import Picture, Reported
+from upstreamd.picture import Picture, Probing, Reported
 from upstreamd.reconcile import Reconciler
 from upstreamd.resolving import Resolving
 from upstreamd.standing import Standing
@@ -126,6 +126,9 @@ class Daemon:
                 picture=self._picture,
                 metrics=self._metrics,
                 clock=self._clock,
+                orders=self._ordering,
+                probing=self._probing,
+                events=self._events,
                 more=(*happenings.routes(), *Page().routes()),
             )
             await admin.start()
@@ -306,6 +309,9 @@ class Daemon:
 
     def _picture(self) -> Picture:
         return self._ordering.described(self._reconciler.picture()) if self._reconciler is not None else Picture()
+
+    def _probing(self, service: str, endpoint: Endpoint) -> Probing | None:
+        return self._checker.probing(service, endpoint) if self._checker is not None else None
 
     def _reported(self) -> Reported | None:
         return self._evidence.reported() if self._evidence is not None else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from upstreamd.model import Decision, Endpoint, NginxView, Outcome, ProbeResult, SourceState
+from upstreamd.model import Decision, Endpoint, Health, NginxView, Outcome, ProbeResult, SourceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,19 @@ class Reported:
 
     traffic: Mapping[tuple[str, Endpoint], Traffic] = field(default_factory=dict)
     lines: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """How one endpoint stands with its probes: where they go (`asked`), `how` they ask ("GET /health every 2s"), how
+    many in a row make it healthy (`rise`) and unhealthy (`fall`), and the `recent` results, oldest first."""
+
+    health: Health
+    asked: Endpoint
+    how: str
+    rise: int
+    fall: int
+    recent: tuple[ProbeResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

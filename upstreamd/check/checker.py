@@ -9,11 +9,13 @@ from upstreamd.check import tls
 from upstreamd.check.grpc import GrpcPlan, GrpcProber
 from upstreamd.check.http import HttpPlan, HttpProber
 from upstreamd.check.prober import Prober
+from upstreamd.check.probing import probing
 from upstreamd.check.schedule import Watched, anywhere, jittered, pause, slot_width
 from upstreamd.check.tcp import TcpProber
 from upstreamd.check.wheel import Wheel
 from upstreamd.config import HealthSettings
 from upstreamd.model import Clock, Endpoint, Health, ProbeResult, Status, Word
+from upstreamd.picture import Probing
 
 Key = tuple[str, Endpoint]
 
@@ -88,6 +90,11 @@ class Checker:
     def last(self) -> Mapping[Key, ProbeResult]:
         """The last probe of everything that has been probed."""
         return {(found.service, found.endpoint): found.result for found in self._all() if found.result is not None}
+
+    def probing(self, service: str, endpoint: Endpoint) -> Probing | None:
+        """How the endpoint stands with its probes; None where it is not watched."""
+        watched = self._find(service, endpoint)
+        return probing(watched) if watched else None
 
     def settled(self, service: str) -> bool:
         """True where no endpoint of `service` is still on the way to its first verdict.
@@ -186,6 +193,7 @@ class Checker:
         result = ProbeResult(ok, reason, duration, now, word)
         is_first = watched.result is None
         watched.result = result
+        watched.recent.append(result)
         watched.lags = duration * 2 > watched.settings.timeout
         if self._on_probe is not None:
             self._on_probe(watched.service, result)

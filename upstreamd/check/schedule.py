@@ -8,10 +8,14 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections import deque
 
 from upstreamd.check.prober import Prober
 from upstreamd.config import HealthSettings
 from upstreamd.model import Endpoint, Health, ProbeResult, Status
+
+REMEMBERED = 5
+"""Results of probes that are kept of each endpoint, for those who look at it closely."""
 
 TICK = 0.005
 """Seconds. Probes start and deadlines are looked at on this grid, so that the process wakes once for many."""
@@ -52,6 +56,7 @@ class Watched:
         "paced",
         "prober",
         "queued",
+        "recent",
         "result",
         "service",
         "settings",
@@ -70,6 +75,7 @@ class Watched:
         self.settings = settings
         self.health = health
         self.result: ProbeResult | None = None
+        self.recent: deque[ProbeResult] = deque(maxlen=REMEMBERED)
         self.due = self.started = self.still = 0.0
         self.slot = 0
         self.doubted_at = -math.inf

@@ -15,6 +15,7 @@ from upstreamd.cli.demo import DEMO
 from upstreamd.cli.drain import DRAIN, UNDRAIN
 from upstreamd.cli.ending import Ending, end, say, silence
 from upstreamd.cli.events import EVENTS
+from upstreamd.cli.explain import EXPLAIN
 from upstreamd.cli.history import HISTORY
 from upstreamd.cli.orders import WAIT
 from upstreamd.cli.sidecar import CHECK_CONFIG, PLAN, RUN
@@ -29,6 +30,7 @@ COMMANDS = {
         CHECK_CONFIG,
         PLAN,
         STATUS,
+        EXPLAIN,
         EVENTS,
         HISTORY,
         DRAIN,

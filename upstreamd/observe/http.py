@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable
 from aiohttp import web
 
 from upstreamd.config import AdminSettings, Listen
-from upstreamd.model import Clock
+from upstreamd.events import Events
+from upstreamd.model import Clock, Endpoint
 from upstreamd.observe.answer import Stream, problem
 from upstreamd.observe.body import MAX_BODY, BodyError, read_object
 from upstreamd.observe.caller import Guard
 from upstreamd.observe.changing import Changing
 from upstreamd.observe.door import Doorkeeper, refusal
 from upstreamd.observe.encryption import Identity, encrypted
+from upstreamd.observe.explaining import Explaining
 from upstreamd.observe.handshake import Vestibule
 from upstreamd.observe.listening import Bound, bind, unbind
 from upstreamd.observe.metrics import Metrics
@@ -25,7 +27,7 @@ from upstreamd.observe.reading import Reading
 from upstreamd.observe.route import CHANGE, READ, Question, Route, Routes
 from upstreamd.observe.streaming import send
 from upstreamd.orders import Orders
-from upstreamd.picture import Picture
+from upstreamd.picture import Picture, Probing
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +39,9 @@ STOP_PATIENCE = 0.5
 class AdminServer:
     """Serves everything of the admin API at `settings.listen`; one request a connection.
 
-    `picture` gives the state of this moment; `orders` carries out what changes something; `more` are routes beside
-    those of `Reading` and `Changing`. `clock` is monotonic, `wall` Unix time, both in seconds; `patience` bounds one
-    connection, in seconds.
+    `picture` gives the state of this moment; `orders` carries out what changes something; `probing` and `events` tell
+    more of one instance; `more` are routes beside our own. `clock` is monotonic, `wall` Unix time, both in seconds;
+    `patience` bounds one connection, in seconds.
     """
 
     def __init__(
@@ -52,12 +54,15 @@ class AdminServer:
         wall: Callable[[], float] = time.time,
         patience: float = PATIENCE,
         orders: Orders | None = None,
+        probing: Callable[[str, Endpoint], Probing | None] = lambda *_: None,
+        events: Events | None = None,
         more: Iterable[Route] = (),
     ) -> None:
         self._settings = settings
         self._patience = patience
         reading = Reading(picture, metrics, clock, wall)
-        routes = (*reading.routes(), *Changing(orders).routes(), *more)
+        explaining = Explaining(picture, clock, wall, probing=probing, events=events)
+        routes = (*reading.routes(), *explaining.routes(), *Changing(orders).routes(), *more)
         self.routes = Routes((*routes, *Describing(routes).routes))
         self._guard = Guard(settings, clock)
         self._door = Doorkeeper(self._answer, patience=patience)

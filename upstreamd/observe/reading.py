@@ -1,4 +1,4 @@
-"""What only looks: health, readiness, metrics, status, and why one instance is in or out."""
+"""What only looks: health, readiness, metrics and status."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from aiohttp import web
 from upstreamd.model import Clock
 from upstreamd.observe.answer import answer, encode, problem
 from upstreamd.observe.metrics import Metrics
-from upstreamd.observe.route import READ, Question, Route, endpoint
-from upstreamd.observe.status import instance_document, status_document
+from upstreamd.observe.route import READ, Question, Route
+from upstreamd.observe.status import status_document
 from upstreamd.picture import Picture
 
 JSON = "application/json"
@@ -38,7 +38,6 @@ class Reading:
             Route(READ, "/readyz", self._readyz, open=True),
             Route(READ, "/metrics", self._render_metrics),
             Route(READ, "/v1/status", self._status),
-            Route(READ, "/v1/services/{service}/instances/{instance}", self._instance),
         )
 
     async def _healthz(self, _: Question) -> web.Response:
@@ -57,19 +56,6 @@ class Reading:
         picture = self._picture()
         body = await self._render(lambda: encode(status_document(picture, self._clock, self._wall)))
         return answer(body, JSON)
-
-    async def _instance(self, question: Question) -> web.Response:
-        service, written = question.names["service"], question.names["instance"]
-        found = endpoint(written)
-        if found is None:
-            return problem(404, f"{written[:100]!r} is no instance; write ADDRESS:PORT, IPv6 in brackets")
-        picture = self._picture()
-        if service not in picture.services:
-            return problem(404, f"there is no service {service[:100]!r}; known are {', '.join(picture.services)}")
-        document = instance_document(picture, service, found, self._clock, self._wall)
-        if document is None:
-            return problem(404, f"no source names an instance {found} of {service}")
-        return answer(encode(document), JSON)
 
     async def _render(self, work: Callable[[], bytes]) -> bytes:
         """Runs `work` beside the event loop, one at a time: thousands of instances must not hold up the probes."""

@@ -48,11 +48,25 @@ PROBLEM = {
     "required": ["type", "title", "status", "detail"],
 }
 
+RESULT: Schema = {"type": "string", "enum": ["pass", "fail", "inconclusive"]}
+
 PROBE = thing(
-    result={"type": "string", "enum": ["pass", "fail", "inconclusive"]},
+    result=RESULT,
     reason=TEXT,
     duration_seconds=SECONDS,
     age_seconds=SECONDS,
+)
+
+PROBING = thing(
+    asked=TEXT,
+    how=TEXT,
+    rise=COUNT,
+    fall=COUNT,
+    status=TEXT,
+    passes=COUNT,
+    failures=COUNT,
+    proven=YES,
+    recent=many(thing(at=MOMENT, result=RESULT, reason=TEXT, duration_seconds=SECONDS)),
 )
 
 INSTANCE = thing(
@@ -114,6 +128,9 @@ INSTANCE_DOCUMENT = thing(
     panic=YES,
     alarms=many(TEXT),
     sources=named(SOURCE),
+    verdict=TEXT,
+    probing=maybe(PROBING),
+    events=many(thing(at=MOMENT, kind=TEXT, text=TEXT)),
 )
 
 HISTORY = many(thing(generation=COUNT, at=MOMENT, services=many(TEXT), cause=TEXT, digest=TEXT))

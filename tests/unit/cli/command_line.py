@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,10 +36,12 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def sidecar(seen: Callable[[], Picture], listen: Listen = ANYWHERE, **more: Any) -> AsyncIterator[Listen]:
-    """An admin server that shows what `seen` gives, with `more` settings; yields where it listens."""
-    metrics = Metrics(seen, clock=clock, wall=wall)
-    server = AdminServer(AdminSettings(listen=listen, **more), picture=seen, metrics=metrics, clock=clock, wall=wall)
+async def sidecar(
+    seen: Callable[[], Picture], listen: Listen = ANYWHERE, *, more: Mapping[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Listen]:
+    """An admin server that shows what `seen` gives, with `settings` and `more` to tell; yields where it listens."""
+    shown = {"picture": seen, "metrics": Metrics(seen, clock=clock, wall=wall), "clock": clock, "wall": wall}
+    server = AdminServer(AdminSettings(listen=listen, **settings), **{**shown, **(more or {})})
     await server.start()
     try:
         yield server.listen
