@@ -32,6 +32,7 @@ from upstreamd.observe.metrics import Metrics
 from upstreamd.observe.page import Page
 from upstreamd.ordering import Ordering
 from upstreamd.picture import Picture, Probing, Reported
+from upstreamd.probation import Probation
 from upstreamd.reconcile import Reconciler
 from upstreamd.resolving import Resolving
 from upstreamd.standing import Standing
@@ -86,6 +87,7 @@ class Daemon:
         self._history = History(config.state.dir, time.time)
         self._telling = Telling(self._events, self._history)
         self._ordering = Ordering(self._events, clock=self._clock, wall=time.time)
+        self._probation = Probation(self._ordering, self._events, self._reported)
 
     async def run(self) -> None:
         """Start, work, and shut down in order."""
@@ -167,6 +169,7 @@ class Daemon:
             reconciler.situation.attach(checker, self._evidence)
             stages = [asyncio.create_task(checker.run(), name="check")]
             stages += [asyncio.create_task(reconciler.run(), name="reconcile")]
+            stages += [asyncio.create_task(self._probation.run(), name="probation")]
             if config.alerts.wanted:
                 from upstreamd.observe.deliver import Alerting  # its libraries are for those who use it
 

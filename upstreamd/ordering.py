@@ -161,7 +161,7 @@ class Ordering:
     @property
     def watched(self) -> dict[str, Split]:
         """The splits that are taken back where they do harm, by service."""
-        if self._reconciler is None:
+        if self._reconciler is None or self._reconciler.settling:
             return {}
         present = {name: versions.present for name, versions in self._standing.all_versions.items()}
         known = self._reconciler.services
