@@ -162,6 +162,9 @@ class ScriptedServer:
                 while plain.recv(65536):
                     pass
             raise
+        except OSError:  # the client has gone in the midst of it
+            secured.close()
+            raise
         return secured
 
 

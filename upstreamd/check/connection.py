@@ -123,10 +123,20 @@ class Connection:
         elif self._tls is None:
             self._established(connecting)
         else:
-            # the descriptor stays the same, and with it its registration
-            self._socket = self._tls.wrap_socket(connecting, do_handshake_on_connect=False, server_hostname=self._name)
-            self.progress = "the TLS handshake is unfinished"
-            self._handshaking()
+            self._secure(connecting, self._tls)
+
+    def _secure(self, connected: socket.socket, context: ssl.SSLContext) -> None:
+        descriptor = connected.fileno()  # it stays the same, and with it its registration
+        try:
+            self._socket = context.wrap_socket(connected, do_handshake_on_connect=False, server_hostname=self._name)
+        except OSError as error:  # the endpoint went just now; the socket may be closed already, or is with this error
+            self._readiness.forget(descriptor)
+            self._socket = None
+            self.is_open = False
+            self._owner.failed(error)
+            return
+        self.progress = "the TLS handshake is unfinished"
+        self._handshaking()
 
     def _handshaking(self) -> None:
         secured = self._socket

@@ -7,6 +7,7 @@ uvloop and asyncio.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import selectors
 import sys
@@ -58,6 +59,11 @@ class Readiness:
         """Forgets the socket; to be called before it is closed."""
         del self._ready[descriptor]
         self._poller.unregister(descriptor)
+
+    def forget(self, descriptor: int) -> None:
+        """Forgets a socket that may be closed already."""
+        with contextlib.suppress(OSError):
+            self.remove(descriptor)
 
     def serve(self) -> int:
         """Calls back for what is ready now, without waiting; returns how many that were."""

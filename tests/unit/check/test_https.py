@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import shutil
+import socket
+import ssl
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +17,8 @@ from check_harness import QUICK, checking, first_result, until
 from fakes import ScriptedServer, answering, http_answer, scripted
 
 from upstreamd.check import Checker
+from upstreamd.check.connection import Connection
+from upstreamd.check.readiness import Readiness
 from upstreamd.config import HealthSettings
 from upstreamd.errors import ConfigError
 from upstreamd.model import Endpoint
@@ -84,7 +92,7 @@ async def test_the_server_name_is_sent_and_checked(certificates: Certificates) -
         wrong = await first_result(https(ca_file=ca_file, server_name="other.internal"), at(server))
         assert wrong.ok is False
         assert "other.internal" in wrong.reason
-        assert names == ["app.internal", "other.internal"]
+        assert list(dict.fromkeys(names)) == ["app.internal", "other.internal"]
 
 
 async def test_a_client_certificate_is_shown(certificates: Certificates) -> None:
@@ -141,3 +149,53 @@ def test_files_that_cannot_be_used_are_configuration_errors(settings: dict[str, 
     """A missing or wrong certificate file is found before the first probe and named by its key."""
     with pytest.raises(ConfigError, match=key):
         Checker({"app": https(**settings)}, clock=lambda: 0.0, on_health=lambda *_: None)
+
+
+class _Late(ssl.SSLContext):
+    """A client's context that begins only when the endpoint has reset the connection, which it does when told."""
+
+    reset: threading.Event
+
+    def wrap_socket(self, connected: socket.socket, *arguments: Any, **named: Any) -> ssl.SSLSocket:
+        self.reset.set()
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                connected.getpeername()
+            except OSError:
+                break
+            time.sleep(0.001)
+        return super().wrap_socket(connected, *arguments, **named)
+
+
+class _Owner:
+    """Writes down how a connection ended."""
+
+    def __init__(self) -> None:
+        self.failures: list[int | None] = []
+
+    def opened(self) -> None:
+        raise AssertionError("there was nobody to shake hands with")
+
+    def received(self, _: bytes) -> None:
+        raise AssertionError("there was nobody to send anything")
+
+    def failed(self, error: OSError) -> None:
+        self.failures.append(error.errno)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")  # ssl drops what it could not wrap
+async def test_an_endpoint_that_resets_just_before_the_handshake_is_a_failure_and_no_accident() -> None:
+    """A reset between connect and handshake is reported like any other, and nothing stays behind."""
+    context = _Late(ssl.PROTOCOL_TLS_CLIENT)
+    context.reset = threading.Event()
+    readiness, owner = Readiness(), _Owner()
+    script = lambda peer: (context.reset.wait(10), peer.reset())  # noqa: E731 - a script is a callable of one peer
+    with scripted(script) as server, contextlib.closing(readiness):
+        connection = Connection(readiness, owner, *at(server), tls=context, name="app.internal")
+        connection.open()
+        await until(lambda: readiness.serve() and owner.failures)
+        assert owner.failures in ([errno.ECONNRESET], [errno.ENOTCONN])
+        connection.close()
+        assert not connection.is_open
+        assert readiness.may_keep()  # with a limit of 0: no socket is registered any more
