@@ -26,7 +26,7 @@ class Releasing(Protocol):
         """Draining instances that live on until they are released."""
 
     async def released(self, instances: frozenset[Instance]) -> None:
-        """nginx sends these nothing any more, and no worker is left that knew them. Raises DiscoveryError."""
+        """These are drained: safe to stop. Raises DiscoveryError."""
 
 
 async def release(source: Releasing, picture: Callable[[], Picture]) -> NoReturn:
@@ -43,16 +43,11 @@ async def release(source: Releasing, picture: Callable[[], Picture]) -> NoReturn
 
 
 def let_go(picture: Picture, leaving: frozenset[Instance]) -> frozenset[Instance]:
-    """Those that nginx does not serve and no worker of its knows any more. Pure."""
-    return frozenset(instance for instance in leaving if _gone(picture, instance))
-
-
-def _gone(picture: Picture, instance: Instance) -> bool:
-    view = picture.services.get(instance.service)
-    if view is None or str(instance.endpoint) in view.kept:
-        return False
-    member = next((each for each in view.decision.members if each.instance == instance), None)
-    if member is None or member.serving:
-        return False  # not yet seen in this state, or the last one left to serve
-    # old workers finish requests with the servers that they knew
-    return member.state is State.DRAINED or not picture.nginx.draining
+    """Those that are drained: no worker of nginx knows them any more, and no request is under way to them. Pure."""
+    drained = {
+        member.instance
+        for view in picture.services.values()
+        for member in view.decision.members
+        if member.state is State.DRAINED
+    }
+    return leaving & drained
