@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from upstreamd.config import ExecSource
 from upstreamd.discover import file_sd
@@ -59,32 +59,20 @@ class ExecDiscoverer:
 
     async def _printed(self) -> bytes:
         """What the command prints. Raises DiscoveryError where it fails, prints too much or takes too long."""
-        loop = asyncio.get_running_loop()
         try:
-            transport, run = await loop.subprocess_exec(
-                _Run,
-                *self._source.command,
-                stdin=asyncio.subprocess.DEVNULL,
-                env=self._environment,
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError as error:
-            kind = "denied" if isinstance(error, PermissionError) else "unreachable"
-            reason = f"{self._whom} cannot be started: {error.strerror}; mend the source's command"
-            raise DiscoveryError(reason, kind=kind) from error
-        try:
-            async with asyncio.timeout(self._source.timeout):
-                await run.over.wait()
+            async with _running(self._source.command, self._environment) as (transport, run):
+                async with asyncio.timeout(self._source.timeout):
+                    await run.over.wait()
+                code = transport.get_returncode()
         except TimeoutError as error:
             limit = f"{self._source.timeout:g}s"
             reason = f"{self._whom} was not done within {limit} and was killed; raise timeout{run.last_words()}"
             raise DiscoveryError(reason, kind="timeout") from error
-        finally:
-            _kill_session(transport.get_pid())
-            await run.gone()
-            transport.close()
-        self._refuse_failure(run, transport.get_returncode())
+        except OSError as error:
+            kind = "denied" if isinstance(error, PermissionError) else "unreachable"
+            reason = f"{self._whom} cannot be started: {error.strerror}; mend the source's command"
+            raise DiscoveryError(reason, kind=kind) from error
+        self._refuse_failure(run, code)
         return bytes(run.printed)
 
     def _refuse_failure(self, run: _Run, code: int | None) -> None:
@@ -148,6 +136,30 @@ class _Run(asyncio.SubprocessProtocol):
     def _settle(self) -> None:
         if self._ended.is_set() and self._closed:
             self.over.set()
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> AsyncIterator[tuple[asyncio.SubprocessTransport, _Run]]:
+    """The command, in a session of its own; at the end nothing of it is left. Raises OSError where it cannot start."""
+    starting = asyncio.ensure_future(
+        asyncio.get_running_loop().subprocess_exec(
+            _Run, *command, stdin=asyncio.subprocess.DEVNULL, env=environment, cwd="/", start_new_session=True
+        )
+    )
+    try:
+        yield await asyncio.shield(starting)
+    finally:
+        if not starting.done():
+            await asyncio.wait({starting})  # cancelled while it starts, asyncio would lose its pipes
+        if starting.exception() is None:
+            transport, run = starting.result()
+            _kill_session(transport.get_pid())
+            try:
+                await run.gone()
+            finally:
+                transport.close()
 
 
 def _kill_session(leader: int) -> None:
