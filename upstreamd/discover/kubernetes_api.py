@@ -171,6 +171,9 @@ class Watch:
 
     def close(self) -> None:
         """Gives up the stream's connection."""
+        connection = self._response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()  # to end TLS in good order would wait for a server that may be gone
         self._response.close()
 
     async def _some(self) -> list[Change] | None:

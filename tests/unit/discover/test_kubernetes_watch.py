@@ -182,7 +182,7 @@ async def test_a_redirect_is_not_followed(server: FakeKubernetes) -> None:
 
     server.handler = elsewhere
     async with source(server) as seen:
-        assert "302" in seen.state.error
+        assert "with 302 " in seen.state.error
 
 
 async def test_a_wrong_namespace_or_service_is_doubted(server: FakeKubernetes) -> None:
