@@ -18,8 +18,9 @@ function banners(status) {
   if (failure && !(status.reason && status.reason.includes(status.outcome.detail))) found.push(["bad", failure, status.outcome.detail]);
   if (status.nginx.problem) found.push(["bad", "nginx", status.nginx.problem]);
   for (const [name, view] of Object.entries(status.services)) {
-    if (view.panic) found.push(["bad", "Panic", `${name}: too few instances are healthy, so all that were checked serve`]);
-    for (const alarm of view.alarms) found.push([view.panic ? "bad" : "warn", "Alarm", alarm]);
+    const told = view.alarms.some((alarm) => alarm.includes("panic"));
+    if (view.panic && !told) found.push(["bad", "Panic", `${name}: too few are healthy, so all that were checked serve`]);
+    for (const alarm of view.alarms) found.push(alarm.includes("panic") ? ["bad", "Panic", alarm] : ["warn", "Alarm", alarm]);
     if (view.restored_at && clock.age(view.restored_at) < RESTORED_SHOWN) {
       const text = `${name}: the file was changed by another hand, or nginx was restarted; generation ${view.generation} was put in force again`;
       found.push(["warn", "Drift", text]);
@@ -58,7 +59,7 @@ function showNginx(status) {
   const facts = {
     version: nginx.version || "not known",
     master: nginx.master ? `pid ${nginx.master}` : "none",
-    workers: nginx.draining ? `${nginx.workers}, and ${nginx.draining} old ones that end` : String(nginx.workers),
+    workers: nginx.draining ? `${nginx.workers}, and ${counted(nginx.draining, "old one", "old ones")} still draining` : String(nginx.workers),
     generation: String(Math.max(0, ...generations)),
     "last apply": status.outcome ? `${status.outcome.kind} in ${milliseconds(status.outcome.duration_seconds)}` : "none yet",
   };

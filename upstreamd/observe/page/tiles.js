@@ -7,12 +7,12 @@ const shownStates = new Set(STATES);
 let wanted = "";
 
 const services = new Map();
-const seen = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    entry.target.tile.visible = entry.isIntersecting;
-    if (entry.isIntersecting) frames.add(entry.target.tile, () => entry.target.tile.paint());
-  }
-}, { rootMargin: "200px" });
+
+// The browser tells by itself which of the tiles it skips (content-visibility: auto); an older one has to be asked.
+const observer = "ContentVisibilityAutoStateChangeEvent" in window ? null : new IntersectionObserver(
+  (entries) => entries.forEach((entry) => entry.target.tile.seen(entry.isIntersecting)),
+  { rootMargin: "200px" },
+);
 
 class Tile {
   constructor(service) {
@@ -30,7 +30,13 @@ class Tile {
     this.sketched = 0;
     this.probes = 0;
     this.probedAt = -Infinity;
-    seen.observe(this.node);
+    if (observer) observer.observe(this.node);
+    else this.node.addEventListener("contentvisibilityautostatechange", (event) => this.seen(!event.skipped));
+  }
+
+  seen(visible) {
+    this.visible = visible;
+    if (visible && this.instance) frames.add(this, frames.work.get(this) ?? (() => this.paint()));
   }
 
   // Takes what the sidecar says now; true where the tile has to be painted.
@@ -102,7 +108,7 @@ class Tile {
   }
 
   remove() {
-    seen.unobserve(this.node);
+    observer?.unobserve(this.node);
     frames.drop(this);
     this.node.remove();
   }

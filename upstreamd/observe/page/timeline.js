@@ -1,18 +1,20 @@
 // What happened, newest first.
 
 const ROWS = 300;
+const GATHER = 200; // milliseconds for which events are gathered, for each frame costs
 const KINDS = ["discovery", "health", "decision", "apply", "order"];
 const shownKinds = new Set(KINDS);
-const timeline = { waiting: [], paused: false, find: "", cause: "" };
+const timeline = { waiting: [], paused: false, timer: 0, find: "", cause: "" };
 
 function tell(events) {
   timeline.waiting.push(...events);
   if (timeline.waiting.length > ROWS) timeline.waiting.splice(0, timeline.waiting.length - ROWS);
-  if (!timeline.paused) frames.add(timeline, showEvents);
+  if (!timeline.paused) timeline.timer ||= setTimeout(() => frames.add(timeline, showEvents), GATHER);
   else put(byId("pause"), `Go on (${timeline.waiting.length} new)`);
 }
 
 function showEvents() {
+  timeline.timer = 0;
   const list = byId("events");
   const fresh = timeline.waiting.splice(0).map(row).reverse();
   list.prepend(...fresh);
