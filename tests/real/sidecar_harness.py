@@ -52,6 +52,8 @@ class App:
         self.port = 0
         self.healthy = True
         self.requests = 0
+        self.held = 0
+        self._gate: asyncio.Event | None = None
         self._runner: web.ServerRunner | None = None
 
     async def start(self, port: int = 0) -> App:
@@ -63,6 +65,16 @@ class App:
         assert site._server is not None
         self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # asyncio's own server
         return self
+
+    def hold(self) -> Callable[[], None]:
+        """Hold every answer from now on, until what is returned is called; `held` counts the requests that wait."""
+        gate = self._gate = asyncio.Event()
+
+        def release() -> None:
+            self._gate = None
+            gate.set()
+
+        return release
 
     async def stop(self) -> None:
         """Close the port and every connection."""
@@ -79,6 +91,9 @@ class App:
             return web.json_response({"status": "healthy" if self.healthy else "sick"})
         await request.read()
         self.requests += 1
+        if self._gate is not None:
+            self.held += 1
+            await self._gate.wait()
         return web.Response(text=self.name)
 
 

@@ -1,0 +1,213 @@
+"""What operators order, carried out by a real sidecar in front of a real nginx, under load, on both routes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.real.orders_harness import Stack
+from tests.real.sidecar_harness import Load, apps, eventually
+
+pytestmark = pytest.mark.real("nginx")
+
+each_route = pytest.mark.parametrize("route", ["reload", "resolve"])
+
+
+@each_route
+async def test_what_is_drained_may_be_stopped_at_once(nginx_binary: str, tmp_path: Path, route: str) -> None:
+    """`drain --wait`, stop, start, `undrain --wait`: no request fails, and the instance serves again."""
+    stack = Stack(nginx_binary, tmp_path, route)
+    async with apps("a", "b", "c") as running:
+        stack.name(("", running))
+        async with stack.running(), Load(stack.url).running() as load:
+            for app in running:
+                await eventually(lambda app=app: load.answers[app.name] > 0, f"{app.name} to serve")
+                said = await stack.order("drain", "app_servers", app.endpoint, "--wait", "--json")
+                assert said.code == 0, said.err
+                assert said.document["state"] == "drained"
+                port = app.port
+                await app.stop()
+                served = load.answers[app.name]
+                assert stack.sidecar.states()[app.endpoint] == "drained"
+                await app.start(port)
+                said = await stack.order("undrain", "app_servers", app.endpoint, "--wait")
+                assert said.code == 0, said.err
+                await eventually(lambda app=app, served=served: load.answers[app.name] > served, "it to serve again")
+        assert load.failures == []
+        assert load.total > 100
+
+
+@each_route
+async def test_a_long_request_holds_a_drain_back(nginx_binary: str, tmp_path: Path, route: str) -> None:
+    """An instance with a request under way is draining, not drained; past --timeout the drain remains."""
+    stack = Stack(nginx_binary, tmp_path, route)
+    async with apps("a", "b") as (a, b):
+        stack.name(("", [a]))
+        async with stack.running():
+            await eventually(lambda: stack.sidecar.states().get(a.endpoint) == "healthy", "a to serve")
+            release = a.hold()
+            asked = asyncio.create_task(asyncio.to_thread(stack.nginx.get))
+            await eventually(lambda: a.held == 1, "the request to arrive")
+            stack.name(("", [a, b]))
+            await eventually(lambda: stack.sidecar.states().get(b.endpoint) == "healthy", "b to serve")
+            said = await stack.order("drain", "app_servers", a.endpoint, "--wait", "--timeout", "1s")
+            assert said.code == 1
+            assert "the drain remains" in said.err
+            assert stack.sidecar.states()[a.endpoint] == "draining"
+            release()
+            assert (await asked)[0] == 200
+            await eventually(lambda: stack.sidecar.states()[a.endpoint] == "drained", "a to be drained")
+
+
+async def test_drains_and_versions_survive_kill_9(nginx_binary: str, tmp_path: Path) -> None:
+    """A sidecar that was killed comes back with what was ordered; a drained instance stays out though it is healthy."""
+    stack = Stack(nginx_binary, tmp_path, "reload")
+    async with apps("blue", "green", "green2") as (blue, green, green2):
+        stack.name(("blue", [blue]), ("green", [green, green2]))
+        async with stack.running():
+            assert (await stack.order("switch", "app_servers", "green")).code == 0
+            assert (await stack.order("drain", "app_servers", green.endpoint)).code == 0
+            stack.sidecar.kill()
+            stack.sidecar.start()
+            await eventually(stack.sidecar.ready, "the next sidecar")
+            await eventually(lambda: stack.sidecar.states()[green.endpoint] == "drained", "the drain to hold")
+            assert stack.rotation()["split"] == {"green": 100}
+            answers = {(await asyncio.to_thread(stack.nginx.get))[1] for _ in range(10)}
+            assert answers == {"green2"}
+
+
+async def test_orders_that_would_do_harm_or_mean_nobody_are_refused(nginx_binary: str, tmp_path: Path) -> None:
+    """Exit code 1 and the nearest match for unknown names; the last instance and a sick version are refused."""
+    stack = Stack(nginx_binary, tmp_path, "reload")
+    async with apps("blue", "green") as (blue, green):
+        green.healthy = False
+        stack.name(("blue", [blue]), ("green", [green]))
+        async with stack.running():
+            await eventually(lambda: stack.sidecar.states().get(green.endpoint) == "unhealthy", "green to be sick")
+            near = f"{blue.endpoint[:-1]}{(int(blue.endpoint[-1]) + 1) % 10}"
+            for words, sentence in (
+                (("drain", "app_server", blue.endpoint), "did you mean app_servers?"),
+                (("drain", "app_servers", near), "did you mean"),
+                (("drain", "app_servers", blue.endpoint), "is the last instance of app_servers that serves"),
+                (("switch", "app_servers", "gren"), "did you mean green?"),
+                (
+                    ("switch", "app_servers", "green"),
+                    "green of app_servers has 0 healthy of 1 instances, and 1 must be",
+                ),
+                (("rollback", "app_servers"), "was never switched"),
+                (("rollback", "app_servers", "--to", "999"), "generation 999 of app_servers is not known"),
+                (("wait", "app_servers", "--healthy", "2", "--timeout", "200ms"), "nginx serves 1 healthy instances"),
+            ):
+                said = await stack.order(*words)
+                assert (said.code, sentence in said.err) == (1, True), said
+            assert (await stack.order("wait", "app_servers", "--healthy", "1", "--version", "blue")).code == 0
+            forced = await stack.order("drain", "app_servers", blue.endpoint, "--force")
+            assert forced.code == 0, forced.err
+            assert (await asyncio.to_thread(stack.nginx.get)) == (200, "blue")
+            stack.sidecar.stop()
+            said = await stack.order("drain", "app_servers", blue.endpoint)
+            assert (said.code, "cannot be reached" in said.err) == (3, True), said
+
+
+@each_route
+async def test_a_switch_moves_all_requests_at_once(nginx_binary: str, tmp_path: Path, route: str) -> None:
+    """After `switch` returns the new version alone serves, `rollback` brings the old one back; no request fails."""
+    stack = Stack(nginx_binary, tmp_path, route)
+    async with apps("blue", "blue", "green", "green") as (one, two, three, four):
+        stack.name(("blue", [one, two]))
+        async with stack.running(), Load(stack.url).running() as load:
+            assert (await stack.order("switch", "app_servers", "blue", "--min-healthy", "2")).code == 0
+            stack.name(("blue", [one, two]), ("green", [three, four]))
+            await eventually(lambda: stack.sidecar.states().get(four.endpoint) == "healthy", "green to be healthy")
+            assert load.answers["green"] == 0
+            said = await stack.order("switch", "app_servers", "green", "--min-healthy", "2")
+            assert said.code == 0, said.err
+            await eventually(lambda: load.quiet("blue"), "blue to get no more requests")
+            assert load.answers["green"] > 0
+            before = load.answers["blue"]
+            said = await stack.order("rollback", "app_servers")
+            assert said.code == 0, said.err
+            await eventually(lambda: load.answers["blue"] > before and load.quiet("green"), "blue to serve alone again")
+        assert load.failures == []
+
+
+@each_route
+async def test_a_canary_gets_its_exact_part(nginx_binary: str, tmp_path: Path, route: str) -> None:
+    """20 percent for one new instance beside three old ones of unequal weight: 20 percent of the requests, +-2."""
+    stack = Stack(nginx_binary, tmp_path, route, method="")
+    async with apps("old", "old", "old", "new") as (one, two, three, four):
+        stack.name(("blue", [one, two, three]), ("green", [four]))
+        async with stack.running():
+            await stack.order("wait", "app_servers", "--healthy", "4")
+            assert (await stack.order("switch", "app_servers", "blue")).code == 0
+            said = await stack.order("switch", "app_servers", "green", "--weight", "20", "--json")
+            assert said.document["split"] == {"green": 20, "blue": 80}
+            counted = await asyncio.to_thread(stack.ask, 2000)
+            assert 18 <= counted["new"] * 100 / 2000 <= 22, counted
+
+
+@each_route
+async def test_killed_in_the_middle_of_a_switch_one_version_serves(
+    nginx_binary: str, tmp_path: Path, route: str
+) -> None:
+    """kill -9 right after the order is taken: never a mix, and the next sidecar serves the version ordered."""
+    stack = Stack(nginx_binary, tmp_path, route)
+    async with apps("blue", "blue", "green", "green") as (one, two, three, four):
+        stack.name(("blue", [one, two]), ("green", [three, four]))
+        async with stack.running():
+            await stack.order("wait", "app_servers", "--healthy", "4")
+            assert (await stack.order("switch", "app_servers", "blue")).code == 0
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{stack.sidecar.admin}/v1/services/app_servers/switch",
+                json.dumps({"version": "green"}).encode(),
+                {"Content-Type": "application/json"},
+            )
+            with await asyncio.to_thread(urllib.request.urlopen, request, timeout=10) as answer:
+                assert answer.status == 202
+            stack.sidecar.kill()
+            settled = time.monotonic() + 0.5  # what nginx was told before may take effect yet
+            await eventually(lambda: time.monotonic() > settled, "nginx to act on what it was told")
+            assert len(set(await asyncio.to_thread(stack.ask, 20))) == 1
+            stack.sidecar.start()
+            await eventually(stack.sidecar.ready, "the next sidecar")
+            while set(await asyncio.to_thread(stack.ask, 10)) != {"green"}:
+                assert time.monotonic() < settled + 20, "green does not serve alone"
+
+
+async def test_a_switch_on_probation_is_taken_back(nginx_binary: str, tmp_path: Path) -> None:
+    """A version that turns sick while it is watched is rolled back by the sidecar itself, with the reason."""
+    stack = Stack(nginx_binary, tmp_path, "reload")
+    async with apps("blue", "green") as (blue, green):
+        stack.name(("blue", [blue]), ("green", [green]))
+        async with stack.running(), Load(stack.url).running() as load:
+            await stack.order("wait", "app_servers", "--healthy", "2")
+            assert (await stack.order("switch", "app_servers", "blue")).code == 0
+            deploy = asyncio.create_task(stack.order("switch", "app_servers", "green", "--auto-rollback", "50s"))
+            await eventually(lambda: load.answers["green"] > 20, "green to serve")
+            green.healthy = False
+            said = await deploy
+            assert said.code == 1, said.out
+            assert "0 of 1 instances of green are healthy" in said.err
+            await eventually(lambda: load.quiet("green"), "blue to serve alone again")
+            assert stack.rotation()["split"] == {"blue": 100}
+        assert load.failures == []
+
+
+async def test_what_vanishes_and_returns_as_another_is_new(nginx_binary: str, tmp_path: Path) -> None:
+    """For files the address is the identity: a drained instance that is named again is still drained."""
+    stack = Stack(nginx_binary, tmp_path, "reload")
+    async with apps("a", "b") as (a, b):
+        stack.name(("", [a, b]))
+        async with stack.running():
+            await stack.order("wait", "app_servers", "--healthy", "2")
+            assert (await stack.order("drain", "app_servers", a.endpoint, "--wait")).code == 0
+            stack.name(("", [b]))
+            await eventually(lambda: a.endpoint not in stack.sidecar.states(), "a to vanish")
+            stack.name(("", [a, b]))
+            await eventually(lambda: stack.sidecar.states().get(a.endpoint) == "drained", "a to be drained again")
+            assert set(await asyncio.to_thread(stack.ask, 10)) == {"b"}
