@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.apply_harness import Stage, stage
+from tests.real.nginx_harness import wait_until
 from upstreamd.model import OutcomeKind
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root: run the tests as root, or in CI")
@@ -115,4 +117,63 @@ async def test_a_file_that_is_mounted_by_itself_is_written_in_place_with_a_warni
         assert scene.nginx.output.read_text() == documents[-1].text
         assert scene.nginx.output.stat().st_ino == inode
         assert scene.leftovers() == []
+        assert await scene.answers() == {"two"}
+
+
+def nginx_with_mounts_of_its_own(scene: Stage, mounts: str) -> None:
+    """Start nginx where `mounts`, a shell script with the directory in $1, has changed what it sees."""
+    nginx = scene.nginx
+    wrapper = nginx.root / "nginx-in-a-container"
+    wrapper.write_text(
+        f"#!/bin/sh\nexec unshare -m --propagation private sh -ec '{mounts}; shift; exec {nginx.binary} \"$@\"' "
+        f'sh {nginx.output.parent} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    binary, nginx.binary = nginx.binary, str(wrapper)
+    nginx.start()
+    nginx.binary = binary
+    wait_until(lambda: len(nginx.workers()) == 2, "both workers")
+
+
+OTHER = "cp $1/upstream.conf $1/../other/"
+STALE = "mount --bind $1/upstream.conf $1/../other/upstream.conf"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "because"),
+    [
+        (f"{OTHER}; mount --bind $1/../other $1", "has another file at .* mount the same directory into both"),
+        (f"{OTHER}; {STALE}; mount --rbind $1/../other $1", "single file; mount its directory into nginx's container"),
+    ],
+    ids=["another directory", "a single file"],
+)
+async def test_a_file_that_nginx_does_not_see_is_told_with_the_remedy(
+    each_nginx_binary: str, tmp_path: Path, mounts: str, because: str
+) -> None:
+    """With mounts of its own nginx may go on reading another file: nothing is reloaded, and ours is put back."""
+    with stage(each_nginx_binary, tmp_path, started=False) as scene:
+        nginx = scene.nginx
+        (tmp_path / "shared").mkdir()
+        (tmp_path / "other").mkdir()
+        nginx.config.write_text(
+            nginx.config.read_text().replace("include upstream.conf", "include shared/upstream.conf")
+        )
+        nginx.output = tmp_path / "shared" / "upstream.conf"
+        nginx.seed(scene.one.port)
+        nginx_with_mounts_of_its_own(scene, mounts)
+        before, workers = nginx.output.read_text(), nginx.workers()
+        outcome = await scene.apply(scene.two)
+        assert outcome.kind is OutcomeKind.FAILED
+        assert re.search(because, outcome.detail), outcome.detail
+        assert (nginx.output.read_text(), nginx.workers()) == (before, workers)
+        assert await scene.answers() == {"one"}
+        assert scene.leftovers() == []
+
+
+async def test_a_directory_that_both_see_is_no_reason_to_complain(each_nginx_binary: str, tmp_path: Path) -> None:
+    """nginx with mounts of its own, the shared directory among them, is reloaded and confirmed as ever."""
+    with stage(each_nginx_binary, tmp_path, started=False) as scene:
+        scene.nginx.seed(scene.one.port)
+        nginx_with_mounts_of_its_own(scene, "mount --bind $1 $1")
+        assert (await scene.apply(scene.two)).kind is OutcomeKind.APPLIED
         assert await scene.answers() == {"two"}

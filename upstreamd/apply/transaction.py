@@ -17,6 +17,7 @@ from upstreamd.apply.master import Master, NoMasterError, find_master
 from upstreamd.apply.process import Looks, look
 from upstreamd.apply.reload import Reload, Serves, to_its_end
 from upstreamd.apply.trial import tested
+from upstreamd.apply.view import unseen
 from upstreamd.config import ApplySettings, NginxSettings
 from upstreamd.errors import ApplyError
 from upstreamd.model import Clock, Document, NginxView, Outcome, OutcomeKind
@@ -136,6 +137,11 @@ class Transaction:
         error_log = ErrorLog(await self._error_log())
         proved = {path: self._confirmed.pop(path) for path in _paths(outputs) if path in self._confirmed}
         await to_its_end(lambda: _swap(outputs))
+        try:
+            _check_seen(master, outputs)
+        except ApplyError:
+            self._confirmed.update(proved)
+            raise
         ending = await Reload(master, outputs, error_log, self._clock, patience).carry_out()
         if ending.serves is Serves.NEW:
             self._confirmed.update((output.document.path, output.document) for output in outputs)
@@ -192,6 +198,16 @@ def _swap(outputs: Sequence[OutputFile]) -> None:
     except BaseException:
         restore(outputs)
         raise
+
+
+def _check_seen(master: Master, outputs: Sequence[OutputFile]) -> None:
+    """Put the files back and raise ApplyError where nginx would read others. Quick, and so without a thread, in which
+    it could be cancelled in between."""
+    for output in outputs:
+        sentence = unseen(master, output.target, output.content)
+        if sentence:
+            restore(outputs)
+            raise ApplyError(sentence)
 
 
 def _paths(outputs: Sequence[OutputFile]) -> list[str]:
