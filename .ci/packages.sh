@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Debian's packages that the tests stand on. None of their services is started: the tests start what they need.
 set -euo pipefail
-wanted=(nginx nsd docker.io iptables mmdebstrap dpkg-dev python3-venv make git curl ca-certificates procps openssl xz-utils etcd-server prometheus)
+wanted=(nginx nsd docker.io iptables mmdebstrap dpkg-dev python3-venv make git curl ca-certificates procps openssl xz-utils etcd-server prometheus chromium)
 
 missing=()
 for package in "${wanted[@]}"; do
