@@ -14,7 +14,7 @@ from upstreamd.picture import Picture
 _log = logging.getLogger("upstreamd.discover")
 
 _BETWEEN_LOOKS = 0.5  # seconds
-_AFTER_A_FAILURE = 5.0
+_AFTER_A_FAILURE = 2.0
 
 
 @runtime_checkable
