@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from upstreamd import __version__
 from upstreamd.cli.command import Command
 from upstreamd.cli.demo import DEMO
+from upstreamd.cli.doctor import DOCTOR
 from upstreamd.cli.drain import DRAIN, UNDRAIN
 from upstreamd.cli.ending import Ending, end, say, silence
 from upstreamd.cli.events import EVENTS
@@ -31,6 +32,7 @@ COMMANDS = {
         PLAN,
         STATUS,
         EXPLAIN,
+        DOCTOR,
         EVENTS,
         HISTORY,
         DRAIN,
