@@ -270,10 +270,10 @@ fall = 2
         except OSError:
             return False
 
-    def states(self) -> dict[str, str]:
-        """State of each instance of app_servers by "address:port"."""
+    def states(self, service: str = "app_servers") -> dict[str, str]:
+        """State of each instance of `service` by "address:port"."""
         services = self.status().get("services", {})
-        found = services.get("app_servers", {}).get("instances", []) if isinstance(services, dict) else []
+        found = services.get(service, {}).get("instances", []) if isinstance(services, dict) else []
         return {f"{each['address']}:{each['port']}": each["state"] for each in found}
 
     def metric(self, line: str) -> float:
