@@ -1,4 +1,7 @@
-"""The table of kinds: which configuration makes which sources."""
+"""The table of kinds: which configuration makes which sources.
+
+Modules of kinds that bring large libraries are imported where one is made: who does not use them does not carry them.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from upstreamd.config import Config, DockerEngine, ServiceSettings
-from upstreamd.discover import aws_account, consul_transport, docker_engine, kubernetes_access, pm2_daemon
-from upstreamd.discover.aws import AWSDiscoverer
-from upstreamd.discover.aws_instance import Bound as BoundGroups
-from upstreamd.discover.consul import ConsulDiscoverer
+from upstreamd.discover import docker_engine, pm2_daemon
 from upstreamd.discover.dns import DnsDiscoverer
 from upstreamd.discover.docker import DockerDiscoverer
 from upstreamd.discover.docker_container import Bound
@@ -19,8 +19,6 @@ from upstreamd.discover.entry_point import PluginDiscoverer
 from upstreamd.discover.exec import ExecDiscoverer
 from upstreamd.discover.file import FileDiscoverer
 from upstreamd.discover.http_sd import HttpDiscoverer
-from upstreamd.discover.kubernetes import KubernetesDiscoverer
-from upstreamd.discover.kubernetes_api import Server
 from upstreamd.discover.pm2 import PM2Discoverer
 from upstreamd.discover.pm2_process import Bound as BoundApplication
 from upstreamd.discover.source import Binding, Discoverer
@@ -54,6 +52,9 @@ def _consul(config: Config, environ: Mapping[str, str]) -> list[Discoverer]:
     bound = [(service, service.consul) for service in config.services if service.consul is not None]
     if not bound:
         return []
+    from upstreamd.discover import consul_transport
+    from upstreamd.discover.consul import ConsulDiscoverer
+
     agent = consul_transport.agent(config.consul, environ)
     transport = consul_transport.Transport(agent)
     return [
@@ -76,13 +77,17 @@ def _docker(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Di
 
 def _aws(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Discoverer]:
     """A source for each region, so that one that is out of reach holds up no other; "" is the environment's own."""
+    if all(service.aws is None for service in config.services):
+        return []
+    from upstreamd.discover import aws_account
+    from upstreamd.discover.aws import AWSDiscoverer
+    from upstreamd.discover.aws_instance import Bound as BoundGroups
+
     regions: dict[str, dict[str, BoundGroups]] = {}
     for service in config.services:
         if service.aws is not None:
             for region in service.aws.regions or ("",):
                 regions.setdefault(region, {})[service.name] = BoundGroups(_binding(service, "aws"), service.aws)
-    if not regions:
-        return []
     account = aws_account.account(config.aws, environ)
     return [
         AWSDiscoverer(
@@ -125,6 +130,10 @@ def _swarm(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Dis
 def _kubernetes(config: Config, clock: Clock, environ: Mapping[str, str]) -> list[Discoverer]:
     if all(service.kubernetes is None for service in config.services):
         return []
+    from upstreamd.discover import kubernetes_access
+    from upstreamd.discover.kubernetes import KubernetesDiscoverer
+    from upstreamd.discover.kubernetes_api import Server
+
     access = kubernetes_access.access(config.kubernetes, environ)
     resync = config.kubernetes.resync
     return _each(
