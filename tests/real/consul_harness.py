@@ -21,9 +21,12 @@ _PATIENCE = 60.0
 class Agent:
     """A single-server Consul agent on loopback ports that were free. Its data survives `kill` and `start`."""
 
-    def __init__(self, binary: str, directory: Path, *, acl: bool = False, servers: int = 1) -> None:
+    def __init__(
+        self, binary: str, directory: Path, *, acl: bool = False, servers: int = 1, datacenter: str = "dc1"
+    ) -> None:
         self.port, *others = _free_ports(4)
         self.gossip = others[PORTS.index("serf_lan")]
+        self.wide_gossip = others[PORTS.index("serf_wan")]
         directory.mkdir(parents=True, exist_ok=True)
         self.token = ROOT_TOKEN if acl else ""
         self._binary = binary
@@ -34,6 +37,7 @@ class Agent:
         config: dict[str, Any] = {
             "server": True,
             "bootstrap_expect": servers,
+            "datacenter": datacenter,
             "node_name": f"node-{self.port}",
             "bind_addr": "127.0.0.1",
             "client_addr": "127.0.0.1",
@@ -72,6 +76,18 @@ class Agent:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise AssertionError(f"Consul did not start: {self._log.read_text()[-2000:]}")
             time.sleep(0.02)
+
+    def join_wide(self, other: Agent, datacenter: str) -> None:
+        """Federate with an agent of another datacenter, and wait until that one answers through this one."""
+        self.ask("PUT", f"/agent/join/127.0.0.1:{other.wide_gossip}?wan=1")
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            with contextlib.suppress(AssertionError, OSError):
+                self.ask("GET", f"/health/service/consul?dc={datacenter}")
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the datacenters do not meet: {self._log.read_text()[-2000:]}")
+            time.sleep(0.05)
 
     def kill(self) -> None:
         """End it as a crash would."""
