@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from upstreamd import __version__
 from upstreamd.cli.command import Command
+from upstreamd.cli.completion import COMPLETION
 from upstreamd.cli.demo import DEMO
 from upstreamd.cli.doctor import DOCTOR
 from upstreamd.cli.drain import DRAIN, UNDRAIN
@@ -40,6 +41,7 @@ COMMANDS = {
         WAIT,
         SWITCH,
         ROLLBACK,
+        COMPLETION,
     )
 }
 INTERRUPTED = 130

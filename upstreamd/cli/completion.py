@@ -1,0 +1,44 @@
+"""Shell completion, made from the table of commands."""
+
+from __future__ import annotations
+
+import argparse
+
+from upstreamd.cli.command import Arguments, Command, declare_configuration
+from upstreamd.cli.configuration import read
+from upstreamd.cli.ending import Ending, say
+
+SERVICES = "services"
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "shell",
+        choices=("bash", "zsh", "fish", SERVICES),
+        help="the shell to print a script for; `services` prints the services of the configuration, for the script",
+    )
+    declare_configuration(parser)
+
+
+def _completion(arguments: Arguments) -> int:
+    if arguments.shell == SERVICES:
+        names = [service.name for service in read(arguments.config).services]
+        if names:
+            say("\n".join(names))
+        return Ending.DONE
+    from upstreamd.cli.app import COMMANDS
+    from upstreamd.cli.shells import SCRIPTS, describe
+
+    say(SCRIPTS[arguments.shell]([describe(command) for command in COMMANDS.values()]))
+    return Ending.DONE
+
+
+COMPLETION = Command(
+    "completion",
+    "print the script that completes commands in bash, zsh or fish",
+    "For bash, add the example to ~/.bashrc; for zsh, write the output to _upstreamd in a\n"
+    "directory of $fpath; for fish, to ~/.config/fish/completions/upstreamd.fish.",
+    "source <(upstreamd completion bash)",
+    _declare,
+    _completion,
+)
