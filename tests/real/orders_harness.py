@@ -8,6 +8,7 @@ import http.client
 import json
 import subprocess
 import sys
+import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from tests.real.nginx_harness import DEADLINE, Nginx
 from tests.real.resolve_harness import asking, free_udp_port, resolving_nginx, resolving_sidecar
-from tests.real.sidecar_harness import App, Sidecar, beside
+from tests.real.sidecar_harness import App, Sidecar, beside, eventually
 
 MODERN = "keepalive_min_timeout 2s;"
 
@@ -86,6 +87,36 @@ class Stack:
         command = [sys.executable, "-m", "upstreamd", words[0], "-c", str(self.sidecar.config), *words[1:]]
         done = subprocess.run(command, capture_output=True, text=True, timeout=3 * DEADLINE, check=False)
         return Said(done.returncode, done.stdout, done.stderr)
+
+    async def post(self, path: str, **said: object) -> dict[str, object]:
+        """What the sidecar answers to an order by HTTP, below the service's path."""
+        url = f"http://127.0.0.1:{self.sidecar.admin}/v1/services/app_servers/{path}"
+        request = urllib.request.Request(url, json.dumps(said).encode(), {"Content-Type": "application/json"})
+        answer = await asyncio.to_thread(urllib.request.urlopen, request, timeout=DEADLINE)
+        with answer:
+            found: dict[str, object] = json.load(answer)
+            return found
+
+    async def switched(self, version: str) -> None:
+        """Switch to `version`, and wait until nginx has it."""
+        number = (await self.post("switch", version=version))["number"]
+        await eventually(lambda: self._has(number), f"{version} to be served")
+
+    def _has(self, number: object) -> bool:
+        rotation = self.rotation()
+        return rotation.get("number") == number and rotation.get("settled") is True
+
+    async def serves(self, *running: App) -> None:
+        """Wait until nginx serves these at least."""
+        wanted = {app.endpoint for app in running}
+        await eventually(lambda: wanted <= self._serving(), f"{wanted} to serve")
+
+    def _serving(self) -> set[str]:
+        view = self.view()
+        found: list[dict[str, object]] = view.get("instances", [])  # type: ignore[assignment]  # a JSON document
+        if not view.get("generation"):
+            return set()
+        return {f"{each['address']}:{each['port']}" for each in found if each["serving"]}
 
     def ask(self, times: int) -> Counter[str]:
         """Who answers so many requests, sent over kept connections."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from upstreamd.decide import Drain, Split, Versions
 from upstreamd.model import Endpoint, Instance, Server, Snapshot, Upstream
 from upstreamd.state import Saved, StateFile
 
@@ -16,6 +18,11 @@ SAVED = Saved(
     {"app": Upstream("app", (Server("10.0.0.1", 3000, weight=2),))},
     {Endpoint("10.0.0.1", 3000): "docker:abc"},
     41,
+    (
+        Drain("app", Endpoint("10.0.0.1", 3000), "abc", "alice", 4000.0),
+        Drain("app", Endpoint("::1", 80), vanished=4500.0),
+    ),
+    {"app": Versions().turned(Split(1, "blue"), 7, "").turned(Split(2, "green", 10, "blue", 1, "bob"), 9, "why")},
 )
 
 
@@ -24,7 +31,7 @@ def state_file(directory: Path, *, clock: float = 100.0, wall: float = 5000.0) -
 
 
 def test_what_was_saved_is_restored(tmp_path: Path) -> None:
-    """Snapshots, upstreams, owners and the generation survive."""
+    """Snapshots, upstreams, owners, the generation, drains and version splits survive."""
     state_file(tmp_path).save(SAVED)
     assert state_file(tmp_path).load() == SAVED
 
@@ -44,6 +51,34 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path, content: bytes, caplog: pyt
         assert state_file(tmp_path).load() == Saved()
     assert "it was moved to" in caplog.text
     assert [path.read_bytes() for path in tmp_path.glob("state.json.unusable-*")] == [content]
+
+
+def test_the_format_before_orders_is_read(tmp_path: Path) -> None:
+    """A file of version 1 knows no orders, and loses nothing else."""
+    state_file(tmp_path).save(SAVED)
+    written = json.loads((tmp_path / "state.json").read_text())
+    assert written.pop("drains")
+    assert written.pop("versions")
+    (tmp_path / "state.json").write_text(json.dumps({**written, "version": 1}))
+    assert state_file(tmp_path).load() == replace(SAVED, drains=(), versions={})
+
+
+@pytest.mark.parametrize(
+    "orders",
+    [
+        {"drains": [{"service": "app", "address": "evil; server", "port": 80}]},
+        {"versions": {"app": {"turns": [{"generation": 1, "number": 5}]}}},
+        {"versions": {"app": {"splits": [{"number": 1, "version": "a", "weight": 0}]}}},
+    ],
+)
+def test_orders_that_nobody_can_have_given_are_put_aside(
+    tmp_path: Path, orders: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An address that is none, a turn to a split that is not there, a part of nothing: the file is not used."""
+    (tmp_path / "state.json").write_text(json.dumps({"version": 2, **orders}))
+    with caplog.at_level(logging.WARNING):
+        assert state_file(tmp_path).load() == Saved()
+    assert "it was moved to" in caplog.text
 
 
 def test_a_newer_format_is_put_aside_not_misread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -82,7 +82,9 @@ class Versions:
     def previous(self) -> int | None:
         """The number of the split whose place the present one took; None where there is nothing to go back to."""
         present = self.present
-        return None if present is None else present.before
+        if present is None or (present.before != EVERY and self.find(present.before) is None):
+            return None
+        return present.before
 
     def find(self, number: int) -> Split | None:
         """The split of this number; None for the one that everything begins with."""
@@ -108,13 +110,12 @@ class Versions:
 
 
 def _still_needed(known: Mapping[int, Split], turns: Sequence[Turn]) -> tuple[Split, ...]:
-    """The splits that a turn names, and those that a rollback leads to from there."""
-    needed: set[int] = set()
-    for turn in turns:
-        number = turn.number
-        while number in known and number not in needed and len(needed) < 2 * KEPT:
-            needed.add(number)
-            number = known[number].before
+    """The splits that a turn names, and those that rollbacks lead to from the last one."""
+    needed = {turn.number for turn in turns if turn.number in known}
+    number = turns[-1].number
+    while number in known and len(needed) < 2 * KEPT:
+        needed.add(number)
+        number = known[number].before
     return tuple(known[number] for number in sorted(needed))
 
 

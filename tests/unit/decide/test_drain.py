@@ -1,0 +1,60 @@
+"""Drains: whom they belong to, and how long they are remembered."""
+
+from __future__ import annotations
+
+from upstreamd.config import ServiceSettings
+from upstreamd.decide import Claim, Drain, decide, remembered, with_drains
+from upstreamd.decide.drain import FORGOTTEN_AFTER, MOST_VANISHED
+from upstreamd.model import Endpoint, Health, Instance, Server, State, Status, Upstream
+
+ONE = Endpoint("10.0.0.1", 80)
+TWO = Endpoint("10.0.0.2", 80)
+UNAVAILABLE = Endpoint("127.0.0.1", 9146)
+
+
+def claim(endpoint: Endpoint, identity: str = "") -> Claim:
+    return Claim(Instance("app", *endpoint, id=identity), "docker")
+
+
+def test_a_drained_instance_gets_no_requests_and_says_by_whom() -> None:
+    """It is healthy, draining, and out; the other one serves."""
+    claims = with_drains([claim(ONE), claim(TWO)], [Drain("app", ONE, by="alice")])
+    health = {ONE: Health(Status.HEALTHY), TWO: Health(Status.HEALTHY)}
+    decision = decide(ServiceSettings("app"), claims, health, None, unavailable=UNAVAILABLE)
+    assert decision.upstream is not None
+    assert [server.endpoint for server in decision.upstream.servers] == [TWO]
+    assert (decision.members[0].state, decision.members[0].reason) == (State.DRAINING, "drained by alice")
+
+
+def test_the_last_instance_serves_on_though_it_is_drained() -> None:
+    """A forced drain of the last one empties nothing: it serves until another can."""
+    claims = with_drains([claim(ONE)], [Drain("app", ONE, by="alice")])
+    before = Upstream("app", (Server(*ONE),))
+    decision = decide(ServiceSettings("app"), claims, {ONE: Health(Status.HEALTHY)}, before, unavailable=UNAVAILABLE)
+    assert decision.upstream == before
+    assert decision.alarms == ("app has only instances that are drained; the 1 that still answer serve on",)
+
+
+def test_a_new_identity_at_the_address_is_not_drained() -> None:
+    """The drain of a container is not that of the one which gets its address next."""
+    drain = Drain("app", ONE, "old")
+    assert not with_drains([claim(ONE, "new")], [drain])[0].instance.draining
+    assert with_drains([claim(ONE, "old")], [drain])[0].instance.draining
+
+
+def test_a_vanished_instance_finds_its_drain_within_a_day() -> None:
+    """Back after an hour it is still drained; after a day the drain is forgotten."""
+    gone = remembered([Drain("app", ONE, "a")], {"app": []}, 1000.0)
+    assert gone[0].vanished == 1000.0
+    back = remembered(gone, {"app": [claim(ONE, "a")]}, 4600.0)
+    assert back[0].vanished is None
+    assert remembered(gone, {}, 1001.0 + FORGOTTEN_AFTER) == ()
+
+
+def test_drains_of_vanished_instances_are_bounded_in_number() -> None:
+    """Of too many, the first to vanish are forgotten; drains of instances that are there never are."""
+    vanished = [Drain("app", Endpoint("10.1.0.1", port), vanished=float(port)) for port in range(1, MOST_VANISHED + 9)]
+    kept = remembered([Drain("app", ONE), *vanished], {"app": [claim(ONE)]}, 500.0)
+    assert len(kept) == MOST_VANISHED + 1
+    assert Drain("app", ONE) in kept
+    assert vanished[0] not in kept
