@@ -35,10 +35,11 @@ def _completion(arguments: Arguments) -> int:
 
 COMPLETION = Command(
     "completion",
-    "print the script that completes commands in bash, zsh or fish",
-    "For bash, add the example to ~/.bashrc; for zsh, write the output to _upstreamd in a\n"
-    "directory of $fpath; for fish, to ~/.config/fish/completions/upstreamd.fish.",
-    "source <(upstreamd completion bash)",
+    "print the script by which a shell completes commands",
+    "Write it where the shell looks for completions: for bash as below, for zsh to\n"
+    "_upstreamd in a directory of $fpath, for fish to\n"
+    "~/.config/fish/completions/upstreamd.fish.",
+    "upstreamd completion bash > /etc/bash_completion.d/upstreamd",
     _declare,
     _completion,
 )
