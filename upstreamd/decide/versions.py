@@ -137,8 +137,9 @@ def shared(
         missing = (split.base or "any other version") if mine else split.version
         return tuple(servers), f"no instance of {missing} is healthy, so the others get all requests ({split})"
     own = _smallest(mine) | _smallest(rest)
+    limits = [max(1, largest // max(own[each] for each in group)) for group in (mine, rest)]
     part = Fraction(split.weight * sum(own[each] for each in rest), split.rest * sum(own[each] for each in mine))
-    mine_times, rest_times = _factors(part, max(1, largest // max(own.values())))
+    mine_times, rest_times = _factors(part, *limits)
     weights = {each: own[each] * (mine_times if each in mine else rest_times) for each in primaries}
     found = (replace(server, weight=weights.get(server, server.weight)) for server in servers)
     return tuple(sorted(found)), ""
@@ -150,10 +151,10 @@ def _smallest(servers: Sequence[Server]) -> dict[Server, int]:
     return {server: server.weight // common for server in servers}
 
 
-def _factors(part: Fraction, largest: int) -> tuple[int, int]:
-    """Numerator and denominator of `part`, or of what is nearest to it without either above `largest` or below 1."""
-    if part > 1:
-        other, one = _factors(1 / part, largest)
-        return one, other
-    near = part.limit_denominator(largest)
-    return (near.numerator, near.denominator) if near else (1, largest)
+def _factors(part: Fraction, most: int, most_below: int) -> tuple[int, int]:
+    """Numerator (at most `most`) and denominator (at most `most_below`) of `part`, or of what is nearest to it; neither
+    is below 1."""
+    near, inverse = part.limit_denominator(most_below), (1 / part).limit_denominator(most)
+    found = [(near.numerator, near.denominator), (inverse.denominator, inverse.numerator), (1, most_below), (most, 1)]
+    allowed = [(above, below) for above, below in found if 1 <= above <= most and 1 <= below <= most_below]
+    return min(allowed, key=lambda factors: abs(Fraction(*factors) - part))

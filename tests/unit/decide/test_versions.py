@@ -104,7 +104,7 @@ def test_weights_stay_within_limits_and_near_the_part(
     old: list[int], new: list[int], percent: int, largest: int
 ) -> None:
     """Whatever weights instances have of their own: whole numbers, none too large, and within two percent points where
-    the limit leaves room for that."""
+    weights of 256 leave room for that."""
     servers = [Server(f"10.0.0.{number}", 80, weight) for number, weight in enumerate(old)]
     servers += [Server(f"10.0.1.{number}", 80, weight) for number, weight in enumerate(new)]
     versions = {server.endpoint: "green" if server.address.startswith("10.0.1.") else "blue" for server in servers}
@@ -113,7 +113,8 @@ def test_weights_stay_within_limits_and_near_the_part(
     assert all(1 <= server.weight <= largest for server in found)
     total = sum(server.weight for server in found)
     part = 100 * sum(server.weight for server in found if versions[server.endpoint] == "green") / total
-    if largest == LARGEST and max(sum(old), sum(new)) <= 20 * min(sum(old), sum(new)):
+    needed = percent * sum(old) / ((100 - percent) * sum(new))  # how much more a new instance's weight has to be worth
+    if largest == LARGEST and 1 / 255 <= needed <= 255:
         assert abs(part - percent) <= 2
 
 
