@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.real("nginx"), pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[2]
 DEADLINE = 120.0
 """Seconds a demo may take here, on a machine that tests keep busy; it needs about 15."""
-ACTS = ("1 start", "2 turn sick", "3 heal", "4 add", "5 rolling update", "6 kill the sidecar")
+ACTS = ("1 start", "2 turn sick", "3 heal", "4 add", "5 rolling update", "6 blue-green", "7 kill the sidecar")
 ON_A_TERMINAL = """
 import fcntl, os, sys, termios
 os.setsid()

@@ -20,7 +20,7 @@ _POLL = 0.02
 _BETWEEN_QUESTIONS = 1.2
 _UNATTENDED = 100  # requests that nginx serves while no sidecar lives
 _SERVER = re.compile(r"^\s*server (\S+:\d+)\b(?!.*\bdown\b)", re.MULTILINE)
-_OLD, _NEW = "blue", "green"
+_OLD, _NEW, _NEXT = "blue", "green", "violet"
 
 
 class ActError(UpstreamdError):
@@ -188,6 +188,34 @@ async def _renew(scene: Scene, name: str) -> tuple[float, float]:
     return left, back
 
 
+async def switch(scene: Scene) -> None:
+    """Blue-green: the next version starts beside the present one, gets everything in one switch, and stays alone."""
+    stage = scene.stage
+    await scene.serves_all()
+    await stage.sidecar.switch(_NEW)
+    before = stage.targets.names
+    targets = await asyncio.gather(*(stage.new_app(_NEXT) for _ in range(3)))
+    stage.targets.put(*targets)
+    await scene.until(
+        f"3 instances of {_NEXT} to be healthy",
+        lambda view: all(view.state(each.name) == "healthy" for each in targets),
+    )
+    scene.tell(f"3 instances of {_NEXT} are healthy beside {len(before)} of {_NEW}, and get no requests")
+    await scene.quiet()
+    begun = scene.clock()
+    await stage.sidecar.switch(_NEXT)
+    first = await scene.answered(targets[0]) - begun
+    last = max([await scene.left(name) for name in before]) - begun
+    scene.tell(
+        f"switched to {_NEXT}: first request after {first:.2f} s, last one to {_NEW} after {max(0.0, last):.2f} s"
+    )
+    scene.note(f"version switched: the last request to {_NEW}", max(0.0, last))
+    for name in before:
+        stage.targets.remove(name)
+    await scene.serves_all()
+    await asyncio.gather(*(stage.end_app(name) for name in before))
+
+
 async def lose_sidecar(scene: Scene) -> None:
     """kill -9 of the sidecar: nginx serves on; a new sidecar carries on, which a removal shows."""
     stage = scene.stage
@@ -222,5 +250,6 @@ ACTS: tuple[tuple[str, Callable[[Scene], Awaitable[None]]], ...] = (
     ("3 heal", heal),
     ("4 add", add),
     ("5 rolling update", roll),
-    ("6 kill the sidecar", lose_sidecar),
+    ("6 blue-green", switch),
+    ("7 kill the sidecar", lose_sidecar),
 )

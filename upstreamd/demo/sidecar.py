@@ -9,6 +9,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from upstreamd.demo.child import StageError
 from upstreamd.demo.props import SERVICE
 
 
@@ -68,7 +69,18 @@ class Sidecar:
     def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
         self._http = http
         self._url = f"{url}/v1/status"
+        self._switch = f"{url}/v1/services/{SERVICE}/switch"
         self.port = URL(url).port or 0
+
+    async def switch(self, version: str) -> None:
+        """Order that `version` gets all requests. Raises StageError where that is refused."""
+        try:
+            async with self._http.post(self._switch, json={"version": version}) as answer:
+                said = await answer.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise StageError(f"the sidecar does not take the order to switch to {version}: {error}") from error
+        if answer.status != 202:
+            raise StageError(f"the sidecar refuses to switch to {version}: {said}")
 
     async def view(self) -> View | None:
         """Its status now; None where it does not answer. Raises msgspec.ValidationError on a foreign document."""
