@@ -202,6 +202,11 @@ async def test_orders_are_confirmed_and_sent_with_the_token(chromium: Browser, t
             await page.click("#history button")
             await confirmed(page, "Roll app back to 41")
             await page.shows("Ordered: Roll app back to 41")
+            changed(shown, 1, State.DRAINED)
+            await page.until(f"{tile('10.0.0.2:3000')}.querySelector('button').innerText === 'Undrain'")
+            await page.click(".tile:nth-child(2) button")
+            await confirmed(page, "Undrain 10.0.0.2:3000")
+            await page.shows("Ordered: Undrain 10.0.0.2:3000")
         first, second = (
             Endpoint("10.0.0.1", 3000),
             [order[:5] for order in shown.orders.given],
@@ -210,6 +215,7 @@ async def test_orders_are_confirmed_and_sent_with_the_token(chromium: Browser, t
         assert second[1][:4] == ("drain", "app", first, True)
         assert second[2][:4] == ("switch", "app", "green", 10)
         assert second[3][:3] == ("rollback", "app", 41)
+        assert second[4][:3] == ("undrain", "app", Endpoint("10.0.0.2", 3000))
         assert all("token" in str(order) for order in shown.orders.given)
 
 

@@ -82,16 +82,16 @@ class Tile {
     this.node.dataset.serving = String(one.serving);
     this.node.setAttribute("aria-label", plain(`${endpoint}, ${one.state}${serves}: ${one.reason}`));
     this.node.hidden = !this.fits();
-    if (!this.parts.orders.firstChild && one.state !== "gone") this.offer(endpoint);
+    if (one.state !== "gone") this.offer(endpoint, ["draining", "drained"].includes(one.state) ? "undrain" : "drain");
     this.paint();
   }
 
-  offer(endpoint) {
-    const ask = (verb) => () => askForDrain(verb, this.service, endpoint);
-    this.parts.orders.append(
-      button("Drain", `Drain ${endpoint}`, ask("drain")),
-      button("Undrain", `Undrain ${endpoint}`, ask("undrain")),
-    );
+  offer(endpoint, verb) {
+    if (this.offered === verb) return;
+    this.offered = verb;
+    const word = verb === "drain" ? "Drain" : "Undrain";
+    const press = button(word, `${word} ${endpoint}`, () => askForDrain(verb, this.service, endpoint));
+    this.parts.orders.replaceChildren(press);
   }
 
   // What changes by itself.
