@@ -45,7 +45,7 @@ class Instance:
     @property
     def endpoint(self) -> Endpoint:
         """The (address, port) pair that health and the upstream know the instance by."""
-        return Endpoint(self.address, self.port)
+        return tuple.__new__(Endpoint, (self.address, self.port))  # quicker, and read very often
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class Server:
     @property
     def endpoint(self) -> Endpoint:
         """The (address, port) pair nginx connects to."""
-        return Endpoint(self.address, self.port)
+        return tuple.__new__(Endpoint, (self.address, self.port))  # quicker, and read very often
 
 
 @dataclass(frozen=True, slots=True)
