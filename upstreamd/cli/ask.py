@@ -18,9 +18,9 @@ from upstreamd.errors import UpstreamdError
 PATIENCE = 5.0
 MAX_BYTES = 64 * 1024 * 1024
 MAX_TOKEN = 4096
-TOKEN_FILE = "UPSTREAMD_TOKEN_FILE"
+TOKEN_FILE = "UPSTREAMD_TOKEN_FILE"  # noqa: S105 - the name of a variable
 """Where the token stands, for those who may not read the one that the sidecar uses."""
-_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what listens on every address is asked on loopback
 
 Document = dict[str, Any]
 Answer = TypeVar("Answer", dict[str, Any], list[Any])

@@ -41,7 +41,9 @@ _INSTANCE = "/v1/services/{service}/instances/{instance}"
 _ORDER = (400, 404, 409, 413, 415, 503)
 
 TOLD: Mapping[tuple[str, str], Told] = {
-    (READ, "/"): Told("The status page, for people", {"text/html": _TEXT}),
+    (READ, "/"): Told(
+        "The status page, where Accept asks for it, else a hint", {"text/html": _TEXT, "text/plain": _TEXT}
+    ),
     (READ, "/healthz"): Told("Whether the process lives", {"text/plain": _TEXT}),
     (READ, "/readyz"): Told("Whether a configuration is confirmed", {"text/plain": _TEXT}, bad=(503,)),
     (READ, "/metrics"): Told("Metrics, as Prometheus text", {"text/plain": _TEXT}),
