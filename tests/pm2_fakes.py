@@ -87,7 +87,7 @@ class FakePM2:
         with contextlib.suppress(OSError):
             while piece := await reader.read(65536):
                 for question, identity in frames.feed(piece):
-                    asked = json.loads(question.removeprefix(b"j:"))
+                    asked = json.loads(bytes(question).removeprefix(b"j:"))
                     assert asked == {"type": "call", "method": "getMonitorData", "args": [{}]}
                     self.lists += 1
                     body = b"j:" + json.dumps({"args": [self.processes]}).encode()

@@ -1,7 +1,7 @@
 """How AWS is asked: credentials of the standard chain and signatures by aiobotocore, requests by ourselves.
 
-aiobotocore's own clients load megabytes of API descriptions, read answers of any size, and spend ten times the time of
-ours on parsing them; docs/adr/0014 has the figures.
+aiobotocore's own clients load megabytes of API descriptions, read answers of any size, and spend three times as long
+on parsing them (docs/adr/0020).
 """
 
 from __future__ import annotations

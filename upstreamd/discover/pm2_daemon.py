@@ -13,7 +13,7 @@ import msgspec
 
 from upstreamd.config import PM2Daemon
 from upstreamd.discover.admit import shown
-from upstreamd.discover.pm2_frames import FrameError, Frames, frame
+from upstreamd.discover.pm2_frames import Argument, FrameError, Frames, frame
 from upstreamd.errors import DiscoveryError
 
 _MAX_BYTES = 64 * 1024 * 1024  # the list repeats each process's environment, some 6 KB
@@ -71,7 +71,7 @@ class Daemon:
         async with asyncio.timeout(_OPENS_WITHIN):
             return await asyncio.open_unix_connection(str(self.home / name), limit=_PIECE)
 
-    async def _reply(self, reader: asyncio.StreamReader, identity: bytes) -> bytes:
+    async def _reply(self, reader: asyncio.StreamReader, identity: bytes) -> Argument:
         frames = Frames(_MAX_BYTES)
         while piece := await reader.read(_PIECE):
             for arguments in frames.feed(piece):
@@ -79,7 +79,7 @@ class Daemon:
                     return arguments[0]
         raise DiscoveryError(f"{self.shown} closed the connection before it answered; it will be asked again")
 
-    def _listed(self, body: bytes) -> list[msgspec.Raw]:
+    def _listed(self, body: Argument) -> list[msgspec.Raw]:
         try:
             if not body.startswith(b"j:"):
                 raise msgspec.DecodeError("not JSON")

@@ -9,6 +9,9 @@ _VERSION = 1
 _MOST_ARGUMENTS = 15  # they are counted in four bits
 _LENGTH = 4
 
+Argument = bytes | bytearray
+"""One argument of a frame; a list of processes is too large to be copied for the sake of its type."""
+
 
 class FrameError(ValueError):
     """The bytes are not frames, or one is larger than allowed; `too_large` tells which."""
@@ -29,15 +32,15 @@ class Frames:
         self._most = most
         self._cut = cut
         self._wanted = 0  # arguments that the present frame still lacks; 0 between frames
-        self._arguments: list[bytes] = []
+        self._arguments: list[Argument] = []
         self._kept = 0  # bytes kept of the present frame
         self._length = bytearray()
         self._argument = bytearray()
         self._missing = -1  # bytes that the present argument lacks; -1 while its length is read
 
-    def feed(self, piece: bytes) -> list[tuple[bytes, ...]]:
+    def feed(self, piece: bytes) -> list[tuple[Argument, ...]]:
         """The frames that `piece` completes, each as its arguments. Raises FrameError; nothing can be fed after."""
-        found: list[tuple[bytes, ...]] = []
+        found: list[tuple[Argument, ...]] = []
         rest = memoryview(piece)
         while rest:
             if not self._wanted:
@@ -75,8 +78,8 @@ class Frames:
         self._missing -= len(part)
         return rest[len(part) :]
 
-    def _end_argument(self, found: list[tuple[bytes, ...]]) -> None:
-        self._arguments.append(bytes(self._argument))
+    def _end_argument(self, found: list[tuple[Argument, ...]]) -> None:
+        self._arguments.append(self._argument)
         self._argument = bytearray()
         self._missing = -1
         self._wanted -= 1

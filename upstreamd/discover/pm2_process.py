@@ -99,7 +99,7 @@ def instances(running: Iterable[Running], bound: Bound) -> tuple[list[Instance |
     found: list[Instance | Skipped] = []
     shared: list[str] = []
     for sharing in by_port.values():
-        first = min(sharing, key=_gravity)
+        first = min(sharing, key=_gravity) if len(sharing) > 1 else sharing[0]
         found.append(_instance(first, bound, cluster=len(sharing) > 1 or first.exec_mode == _CLUSTER))
         if len(sharing) > 1:
             shared.append(_sharing(first, sharing))

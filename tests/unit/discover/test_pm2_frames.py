@@ -13,7 +13,7 @@ from upstreamd.discover.pm2_frames import FrameError, Frames, frame
 arguments = st.lists(st.binary(max_size=300), min_size=1, max_size=15)
 
 
-def fed(frames: Frames, raw: bytes, cuts: list[int]) -> list[tuple[bytes, ...]]:
+def fed(frames: Frames, raw: bytes, cuts: list[int]) -> list[tuple[bytes | bytearray, ...]]:
     """What comes out where `raw` arrives cut at these places."""
     found = []
     begin = 0
