@@ -85,7 +85,7 @@ class Daemon:
         self._metrics = Metrics(self._picture, reported=self._reported)
         self._events = Events(time.time)
         self._history = History(config.state.dir, time.time)
-        self._telling = Telling(self._events, self._history)
+        self._telling = Telling(self._events, self._history, self._split)
         self._ordering = Ordering(self._events, clock=self._clock, wall=time.time)
         self._probation = Probation(self._ordering, self._events, self._reported)
 
@@ -315,6 +315,11 @@ class Daemon:
 
     def _probing(self, service: str, endpoint: Endpoint) -> Probing | None:
         return self._checker.probing(service, endpoint) if self._checker is not None else None
+
+    def _split(self, service: str) -> Mapping[str, int]:
+        """Percent of the requests by version; empty where every version serves."""
+        split = self._reconciler.situation.standing.split(service) if self._reconciler is not None else None
+        return split.shares() if split is not None else {}
 
     def _reported(self) -> Reported | None:
         return self._evidence.reported() if self._evidence is not None else None

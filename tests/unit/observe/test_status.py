@@ -49,6 +49,7 @@ def test_a_service_tells_what_nginx_serves() -> None:
         "panic": True,
         "alarms": ["look here"],
         "route": "reload",
+        "rotation": {"split": {}, "number": 0, "why": "", "watched_seconds": 0.0, "settled": True},
     }
 
 

@@ -181,14 +181,15 @@ class Service {
     parts.push(view.generation ? `generation ${view.generation}` : "nothing is confirmed yet");
     if (view.digest) parts.push(`running ${view.digest.slice(0, 12)}`);
     if (view.applied_at) parts.push(`applied ${duration(clock.age(view.applied_at))} ago`);
-    put(this.node.querySelector(".heading"), `${parts.join(", ")}; changes ${route}`);
+    const why = view.rotation?.why ? `; ${view.rotation.why}` : "";
+    put(this.node.querySelector(".heading"), `${parts.join(", ")}; changes ${route}${why}`);
     const found = new Map();
     for (const one of view.instances) {
       const count = found.get(one.version) ?? [0, 0];
       found.set(one.version, [count[0] + (one.serving ? 1 : 0), count[1] + 1]);
     }
     const told = [...found].filter(([version]) => version).sort();
-    const split = view.split ?? {};
+    const split = view.rotation?.split ?? {};
     const versions = JSON.stringify([told, split]);
     if (versions !== this.versions) {
       this.versions = versions;
