@@ -213,13 +213,13 @@ def _lines(generation: Generation) -> int:
 
 
 def _replace(path: Path, content: bytes) -> None:
+    """Not synced to the disk, which would hold up the probes at each apply: what a power cut may spoil is put aside at
+    the next start, and nothing is served by it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=".history-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
