@@ -43,9 +43,9 @@ def swarm_task(identity: str, *addresses: str, network: str = "backend", **field
     """A running task of "web" on node "n1", with these addresses on one network; `ports` maps its host-mode ports,
     `container` replaces its ContainerSpec."""
     ports = [
-        {"Protocol": "tcp", "TargetPort": target, "PublishedPort": published, "PublishMode": "host"}
+        {"Protocol": "tcp", "TargetPort": target, "PublishedPort": number, "PublishMode": "host"}
         for target, published in fields.pop("ports", {}).items()
-        for _ in range(2)  # the engine lists each twice
+        for number in (published, published + 1000)  # for IPv4 and for IPv6, which the engine draws apart
     ]
     attached = [{"Network": {"Spec": {"Name": network}}, "Addresses": [f"{address}/24" for address in addresses]}]
     return {

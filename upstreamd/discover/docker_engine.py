@@ -30,6 +30,8 @@ _EVENTS = {
     "event": ["start", "die", "kill", "pause", "unpause", "health_status", "destroy", "connect", "disconnect"],
 }
 
+_ROLES = ((b"Worker nodes", "a worker of its swarm"), (b"swarm init", "in no swarm"))
+
 _Kind = TypeVar("_Kind")
 
 
@@ -148,7 +150,7 @@ class Engine:
             remedy = f"let the socket proxy allow reading {path.split('/')[1]} and events"
             return DiscoveryError(f"{self._whom} refuses GET {path} ({status} {said}); {remedy}", kind="denied")
         if status == 503 and b"not a swarm manager" in content:
-            role = "a worker of its swarm" if b"orker" in content else "in no swarm"
+            role = next((role for said_by_engine, role in _ROLES if said_by_engine in content), "no swarm manager now")
             reason = f"is {role}, and only managers know the tasks ({said}); name a manager in {self._key}"
             return DiscoveryError(f"{self._whom} {reason}", kind="status")
         return DiscoveryError(

@@ -116,7 +116,7 @@ def _on_network(addresses: list[str], place: Place) -> list[tuple[str, int | str
     return [(address, port) for address in addresses]
 
 
-def _at_node(place: Place, published: dict[int, int], *, on_host: bool) -> list[tuple[str, int | str | None]]:
+def _at_node(place: Place, published: dict[int, list[int]], *, on_host: bool) -> list[tuple[str, int | str | None]]:
     """At the node: where the wanted port of the container is published, or the port itself on the host's network."""
     if place.node is None or not place.node.address:
         raise _UnreachableError("its node has no address that the managers know")
@@ -124,20 +124,28 @@ def _at_node(place: Place, published: dict[int, int], *, on_host: bool) -> list[
     if on_host:
         return [(place.node.address, label or None)]
     default = place.bound.binding.port
-    if not label and len(published) == 1:
-        return [(place.node.address, next(iter(published.values())))]
-    wanted = int(label) if label.isascii() and label.isdigit() else default if not label else 0
+    wanted = default
+    if label:
+        wanted = int(label) if label.isascii() and label.isdigit() else 0
+    elif len(published) == 1:
+        wanted = next(iter(published))
     if wanted not in published:
         known = ", ".join(str(target) for target in sorted(published)[:5]) or "none"
         raise _UnreachableError(
             f"it publishes no port {shown(label or str(default))} with mode=host (but {known}); set upstreamd.port"
         )
-    return [(place.node.address, published[wanted])]
+    six = ":" in place.node.address
+    return [(place.node.address, published[wanted][-1 if six else 0])]
 
 
-def _published(ports: Ports) -> dict[int, int]:
-    """Host-mode ports by the container's port. The engine lists each twice, for IPv4 and IPv6."""
-    return {port.target_port: port.published_port for port in ports.ports or () if port.protocol == "tcp"}
+def _published(ports: Ports) -> dict[int, list[int]]:
+    """Host-mode ports by the container's port. The engine lists each twice, for IPv4 and then for IPv6; they are drawn
+    apart, and may differ."""
+    found: dict[int, list[int]] = {}
+    for port in ports.ports or ():
+        if port.protocol == "tcp":
+            found.setdefault(port.target_port, []).append(port.published_port)
+    return found
 
 
 def _nowhere(service: Service) -> str:

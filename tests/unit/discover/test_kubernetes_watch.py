@@ -58,9 +58,9 @@ async def test_a_watch_that_ends_goes_on_where_it_stopped(server: FakeKubernetes
     """An end in good order is no failure: the next watch begins at the last version told, a bookmark's included."""
 
     def fast() -> float:
-        return time.monotonic() * 1000.0  # so that the watch has lasted, as real ones do
+        return time.monotonic() * 1e6  # so that the watch has lasted, as real ones do
 
-    async with followed(server.source(binding(), fast, 1e9)) as seen:
+    async with followed(server.source(binding(), fast, 1e12)) as seen:
         await watched(server)
         server.bookmark()
         told = server.version

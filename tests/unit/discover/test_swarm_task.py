@@ -80,8 +80,11 @@ def test_the_port_on_an_overlay(labels: dict[str, str], ports: list[int], port: 
 
 
 def test_a_host_mode_port_is_reached_at_the_node() -> None:
-    """A task without an overlay is its node's address and its published port, which the engine lists twice."""
+    """A task without an overlay is its node's address and its published port: of the two that are listed the one of
+    that address's family."""
     assert str(found(swarm_task("t1", ports={80: 32768})).endpoint) == "10.1.0.1:32768"
+    six = found(swarm_task("t1", ports={80: 32768}), node=swarm_node(address="fd00::1"))
+    assert str(six.endpoint) == "[fd00::1]:33768"
 
 
 def test_of_several_host_mode_ports_the_labelled_or_the_services_own_is_taken() -> None:
