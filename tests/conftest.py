@@ -15,11 +15,17 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Containers that tests start are removed by the fixtures that started them: no housekeeping image is fetched.
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 # Tests run on the host, beside the engine; published ports are reached at the engine's address.
 os.environ.setdefault("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
+
+# In CI the same examples every time: what a search by chance finds is found, and mended, on somebody's own machine.
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("here", deadline=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
 
 _DEBIAN_NGINX = "/usr/sbin/nginx"
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from upstreamd.config import NginxSettings
 
-DEADLINE = 20.0
+DEADLINE = 45.0
 """Seconds that anything a test waits for may take; only a hung test ever waits so long."""
 
 
