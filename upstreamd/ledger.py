@@ -18,7 +18,7 @@ CONFIRMED = (OutcomeKind.APPLIED, OutcomeKind.UNCHANGED)
 
 def endpoints(*upstreams: Upstream | None) -> frozenset[Endpoint]:
     """The endpoints of all servers of these."""
-    return frozenset(server.endpoint for upstream in upstreams if upstream for server in upstream.servers)
+    return frozenset().union(*(upstream.endpoints for upstream in upstreams if upstream))
 
 
 @dataclass(slots=True)
@@ -95,8 +95,7 @@ class Entry:
 
     def difference(self) -> str:
         """What nginx will serve more and less than it is known to serve, for the log; empty where that is the same."""
-        wanted = {server.endpoint for server in self.upstream.servers} if self.upstream is not None else set()
-        served = {server.endpoint for server in self.serving.servers} if self.serving is not None else set()
+        wanted, served = endpoints(self.upstream), endpoints(self.serving)
         changes = [f"+{endpoint}" for endpoint in sorted(wanted - served)]
         changes += [f"-{endpoint}" for endpoint in sorted(served - wanted)]
         if len(changes) > NAMED:
@@ -113,12 +112,11 @@ class Entry:
         """Whether an instance that nginx serves must leave it."""
         if self.serving is None or decision.upstream is None:
             return False
-        wanted = {server.endpoint for server in decision.upstream.servers}
-        return any(server.endpoint not in wanted for server in self.serving.servers)
+        return not self.serving.endpoints <= decision.upstream.endpoints
 
     def view(self, decision: Decision) -> ServiceView:
         """The service for those who look: an instance counts as serving where nginx is known to serve it."""
-        served = {server.endpoint for server in self.serving.servers} if self.serving is not None else set()
+        served = endpoints(self.serving)
         members = tuple(
             member
             if member.serving is (member.instance.endpoint in served)

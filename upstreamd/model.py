@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -201,7 +202,7 @@ class Server:
         return tuple.__new__(Endpoint, (self.address, self.port))  # quicker, and read very often
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Upstream:
     """What nginx shall serve for one service: never without a server that is not a backup, servers sorted.
 
@@ -215,6 +216,11 @@ class Upstream:
     method: str = ""
     keepalive: int = 0
     zone: str = ""
+
+    @functools.cached_property
+    def endpoints(self) -> frozenset[Endpoint]:
+        """Those of its servers."""
+        return frozenset(server.endpoint for server in self.servers)
 
 
 class State(StrEnum):

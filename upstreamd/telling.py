@@ -221,8 +221,8 @@ def _told(outcome: Outcome, applied: Applied) -> str:
 
 def _difference(before: Upstream | None, after: Upstream | None) -> tuple[list[Endpoint], list[Endpoint]]:
     """The endpoints that come and go."""
-    was = {server.endpoint for server in before.servers} if before is not None else set()
-    now = {server.endpoint for server in after.servers} if after is not None else set()
+    was = before.endpoints if before is not None else frozenset()
+    now = after.endpoints if after is not None else frozenset()
     return sorted(now - was), sorted(was - now)
 
 
