@@ -50,7 +50,8 @@ def decide(
     listens; `refused` are conflicts to be shown with the service; `ejected` are out for what nginx saw of them, and
     count as unhealthy while another instance is healthy; `split` says which versions get how much, None that all serve
     alike; `now` (monotonic seconds) tells how long instances have been healthy. The upstream of the result always has a
-    server that is not a backup; it is None where nothing is known yet, so that nginx keeps what it has.
+    server that is not a backup; it is None where nothing is known yet, so that nginx keeps what it has: without
+    `before`, until every instance has had its first verdict.
     """
     judged = [(claim, *_state(claim, health.get(claim.instance.endpoint, _UNKNOWN))) for claim in claims]
     states, idle = _divided(judged, split)
@@ -79,6 +80,8 @@ def decide(
         if last_good and _outside(last_good, idle):
             together = []  # what serves on is another version: it gets no company
         servers, sentence = _last_resort(settings, claims, settled, last_good, fading, together, unavailable)
+    if before is None and any(_awaited(claim, health) for claim in claims):
+        servers, again_at, sentence = (), None, ""
     if sentence:
         alarms.append(sentence)
     serving = {server.endpoint for server in servers}
@@ -89,6 +92,15 @@ def decide(
     upstream = _upstream(settings, servers) if servers else None
     shares = split.shares() if split is not None else {}
     return Decision(settings.name, upstream, members, panic, tuple(alarms), again_at, shares)
+
+
+def _awaited(claim: Claim, health: Mapping[Endpoint, Health]) -> bool:
+    """Whether its first verdict is on its way. Where nothing is known to be served, the first to pass would be alone in
+    the upstream for a moment, in place of all that an nginx we know nothing of may serve."""
+    if claim.instance.draining or claim.instance.withheld:
+        return False
+    known = health.get(claim.instance.endpoint, _UNKNOWN)
+    return known.status is Status.CHECKING and (known == _UNKNOWN or known.streak > 0)
 
 
 def _order(judged: _Judged) -> Instance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.decide.test_pool import HEALTH, SETTINGS, UNAVAILABLE, instance, serving
+from tests.unit.decide.test_pool import HEALTH, SETTINGS, UNAVAILABLE, instance, serving, upstream
 from upstreamd.decide import Claim, decide
 from upstreamd.model import Decision, Ejection, State
 
@@ -15,7 +15,7 @@ def outcome(word: str, *ejected: int) -> Decision:
     claims = [Claim(instance(number), "file") for number, _ in enumerate(word, 1)]
     health = {claim.instance.endpoint: HEALTH[letter] for claim, letter in zip(claims, word, strict=True)}
     out = {instance(number).endpoint: Ejection(7.0, 37.0, 1, REASON) for number in ejected}
-    return decide(SETTINGS, claims, health, None, unavailable=UNAVAILABLE, ejected=out)
+    return decide(SETTINGS, claims, health, upstream(1), unavailable=UNAVAILABLE, ejected=out)
 
 
 def test_an_ejected_instance_does_not_serve() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from upstreamd.config import ServiceSettings
 from upstreamd.decide import Claim, decide
-from upstreamd.model import Decision, Endpoint, Health, Instance, Server, State, Status, Upstream
+from upstreamd.model import Decision, Endpoint, Health, Instance, ProbeResult, Server, State, Status, Upstream
 
 SETTINGS = ServiceSettings("app")
 UNAVAILABLE = Endpoint("127.0.0.1", 9146)
@@ -45,7 +45,7 @@ def upstream(*numbers: int) -> Upstream:
 
 def test_only_healthy_instances_serve() -> None:
     """Sick and unproven instances stay out, and the members say so."""
-    decision = outcome("huch")
+    decision = outcome("huch", before=upstream(1))
     assert serving(decision) == [1, 4]
     assert [(member.state, member.serving) for member in decision.members] == [
         (State.HEALTHY, True),
@@ -55,6 +55,19 @@ def test_only_healthy_instances_serve() -> None:
     ]
     assert decision.members[1].reason == "timed out after 1s"
     assert not decision.alarms
+
+
+def test_the_first_decision_awaits_every_first_verdict() -> None:
+    """Where nothing is known to be served, the first instance to pass does not replace all that nginx has; one
+    that has failed already, or cannot be probed for reasons of our own, is not awaited."""
+    assert outcome("hhc").upstream is None
+    assert not any(member.serving for member in outcome("hhc").members)
+    assert serving(outcome("hhu")) == [1, 2]
+    claims = [Claim(instance(1), "file"), Claim(instance(2), "file")]
+    for result in (ProbeResult(ok=False, reason="refused"), ProbeResult(ok=None, reason="no descriptors")):
+        health = {claims[0].instance.endpoint: HEALTH["h"]}
+        health[claims[1].instance.endpoint] = Health().observe(result, rise=2, fall=3)
+        assert serving(decide(SETTINGS, claims, health, None, unavailable=UNAVAILABLE)) == [1]
 
 
 def test_a_draining_instance_leaves_though_it_is_healthy() -> None:
@@ -126,7 +139,7 @@ def test_none_points_nginx_at_the_503_responder() -> None:
 )
 def test_below_the_panic_threshold_every_checked_instance_serves(word: str, panic: bool, expected: list[int]) -> None:
     """Under panic_threshold percent healthy, sick instances serve rather than overload the few; new ones never do."""
-    decision = outcome(word, settings=replace(SETTINGS, panic_threshold=50))
+    decision = outcome(word, before=upstream(1), settings=replace(SETTINGS, panic_threshold=50))
     assert (decision.panic, serving(decision)) == (panic, expected)
 
 
