@@ -14,6 +14,7 @@ from upstreamd.errors import ApplyError, RenderError
 from upstreamd.events import Cause
 from upstreamd.ledger import endpoints
 from upstreamd.model import Clock, Decision, Document, Endpoint, Outcome, OutcomeKind, State, Upstream
+from upstreamd.pace import Pace
 from upstreamd.picture import ServiceView
 from upstreamd.render import document
 from upstreamd.state import marker_on_disk
@@ -168,14 +169,19 @@ class Resolving:
         async with asyncio.TaskGroup() as tasks:
             for service in self._services:
                 tasks.create_task(self._prove(service))
+            pace = Pace(self._config.apply)
             while True:
                 await self._changed.wait()
+                changed_at = self._clock()
+                # no reload, so there is no min_interval to wait for
+                await asyncio.sleep(max(0.0, pace.due(changed_at=changed_at, urgent=True) - changed_at))
                 self._changed.clear()
                 self._look()
                 told = [self._publish(service) for service in self._services]
-                gather = self._config.apply.gather
-                # what changed nothing was no change, and does not make the next one wait
-                await asyncio.sleep(gather if any(told) else min(gather, IDLE_GATHER))
+                if any(told):
+                    pace.ended(changed_at=changed_at, now=self._clock())
+                else:  # what changed nothing was no change, and does not make the next one wait
+                    await asyncio.sleep(min(self._config.apply.gather, IDLE_GATHER))
 
     def _publish(self, service: _Service) -> bool:
         """Tell nginx what is decided now; False where it was told. Nothing is rendered or written first, for nginx
