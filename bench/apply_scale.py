@@ -1,6 +1,6 @@
 """What many instances cost: a cold start, a fifth of a thousand flapping, one of ten thousand leaving. Both routes.
 
-    .venv/bin/python bench/apply_scale.py [--parts start,churn,large] [--routes reload,resolve]
+    .venv/bin/python bench/apply_scale.py [--parts start,churn,large,latency] [--routes reload,resolve]
 
 The sidecar runs as a process of its own in front of a real nginx; the instances are addresses of 127.0.0.0/8 on which
 one nginx answers, and which turn sick and well as a file tells them to. Probes every 0.5 s, rise 2, fall 2 (every 2 s
@@ -15,6 +15,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -289,10 +290,45 @@ async def large(directory: Path, route: str) -> dict[str, object]:
     }
 
 
+async def latency(directory: Path, route: str) -> dict[str, object]:
+    """p99 of clients on 20 servers that change every 1.2 s, in turns with nobody changing anything (needs `wrk`)."""
+    back_ends = BackEnds(directory / "back", 20)
+    found: dict[str, list[float]] = {"static": [], "changing": []}
+    try:
+        async with served(directory, back_ends, route, "500ms") as (nginx, _, _):
+            for _ in range(3):
+                for kind, times in found.items():
+                    measuring = asyncio.create_task(p99(nginx.port))
+                    turn = 0
+                    while not measuring.done():
+                        if kind == "changing":
+                            flip = back_ends.sick(back_ends.addresses[0])
+                            flip.unlink() if turn % 2 else flip.touch()
+                        turn += 1
+                        await asyncio.wait([measuring], timeout=1.2)
+                    back_ends.sick(back_ends.addresses[0]).unlink(missing_ok=True)
+                    times.append(measuring.result())
+                    await eventually(lambda: in_service(nginx) == 20, "all to serve")
+    finally:
+        back_ends.stop()
+    medians = {kind: statistics.median(times) for kind, times in found.items()}
+    ratio = round(medians["changing"] / medians["static"], 2)
+    return {**{f"{kind}_p99_ms": round(each, 2) for kind, each in medians.items()}, "ratio": ratio}
+
+
+async def p99(port: int) -> float:
+    """Milliseconds of the slowest hundredth of requests, by `wrk` on 32 connections for 8 s."""
+    command = ("wrk", "-t1", "-c32", "-d8s", "--latency", f"http://127.0.0.1:{port}/")
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    text = (await process.communicate())[0].decode()
+    number, unit = re.findall(r"99%\s+([\d.]+)(us|ms|s)", text)[0]
+    return float(number) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit]
+
+
 def main() -> None:
     """Measure and print one line a part and route."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="start,churn,large")
+    parser.add_argument("--parts", default="start,churn,large,latency")
     parser.add_argument("--routes", default="reload,resolve")
     parser.add_argument("--sidecar", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -300,7 +336,7 @@ def main() -> None:
         uvloop.run(watched(arguments.sidecar))
         return
     _use_every_descriptor()
-    parts = {"start": start, "churn": churn, "large": large}
+    parts = {"start": start, "churn": churn, "large": large, "latency": latency}
     for part in arguments.parts.split(","):
         for route in arguments.routes.split(","):
             with tempfile.TemporaryDirectory(prefix="upstreamd-bench-") as directory:
