@@ -28,6 +28,9 @@ from pathlib import Path
 import probe_peers
 from probe_backends import Backends
 
+PATIENCE = 60.0
+"""Seconds that a checker is given to begin, before the time to settle."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -70,6 +73,9 @@ def running(
     with (directory / f"{peer.name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory, env={**os.environ, **environment})
     try:
+        deadline = time.monotonic() + PATIENCE
+        while not peer.ready(directory) and time.monotonic() < deadline:
+            time.sleep(0.1)
         time.sleep(options.settle + len(backends.addresses) / 1000)
         if process.poll() is not None:
             sys.exit(f"{peer.name} ended by itself:\n{(directory / f'{peer.name}.log').read_text()[-2000:]}")
@@ -81,6 +87,7 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        peer.stop(directory)
 
 
 def measure(peer: probe_peers.Peer, backends: Backends, options: argparse.Namespace, directory: Path) -> Measured:

@@ -42,7 +42,7 @@ class Backends:
         self.addresses: list[tuple[str, int]] = []
         self._directories: list[Path] = []
         self._processes: list[subprocess.Popen[bytes]] = []
-        nginx = shutil.which("nginx") or _from_wheel() or sys.exit("no nginx: `apt-get install nginx`")
+        nginx = nginx_binary()
         for number, start in enumerate(range(0, count, PER_NGINX), start=1):
             address, last = f"127.0.0.{number}", FIRST_PORT + min(PER_NGINX, count - start) - 1
             where = directory / f"nginx{number}"
@@ -71,6 +71,11 @@ class Backends:
             process.terminate()
         for process in self._processes:
             process.wait(10)
+
+
+def nginx_binary() -> str:
+    """Where an nginx is; ends the program where there is none."""
+    return shutil.which("nginx") or _from_wheel() or sys.exit("no nginx: `apt-get install nginx`")
 
 
 def _start(nginx: str, where: Path) -> subprocess.Popen[bytes]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import probe_sidecar
+
 HERE = Path(__file__).parent
 ONE_THREAD = {"GOMAXPROCS": "1"}
 Addresses = Sequence[tuple[str, int]]
@@ -21,10 +23,13 @@ Started = tuple[list[str], dict[str, str]]
 
 @dataclass(frozen=True)
 class Peer:
-    """A checker: `start` writes its configuration and returns the command and what it needs in the environment."""
+    """A checker: `start` writes its configuration and returns the command and what it needs in the environment; `ready`
+    tells whether it has begun, and `stop` ends what it started beside."""
 
     name: str
     start: Callable[[Addresses, float, Path], Started]
+    ready: Callable[[Path], bool] = lambda _: True
+    stop: Callable[[Path], None] = lambda _: None
 
 
 def _find(binary: str) -> str | None:
@@ -41,6 +46,14 @@ def _upstreamd(name: str, **settings: object) -> Peer:
         return [sys.executable, str(HERE / "probe_upstreamd.py"), str(given)], {"PYTHONPATH": str(HERE.parent)}
 
     return Peer(name, start)
+
+
+def _sidecar(name: str, connection: str) -> Peer:
+    def start(addresses: Addresses, interval: float, directory: Path) -> Started:
+        command, environment = probe_sidecar.start(addresses, interval, directory, connection)
+        return command, {"PYTHONPATH": str(HERE.parent), **environment}
+
+    return Peer(name, start, probe_sidecar.ready, probe_sidecar.stop)
 
 
 def haproxy() -> Peer | None:
@@ -138,6 +151,8 @@ def traefik() -> Peer | None:
 PEERS: dict[str, Callable[[], Peer | None]] = {
     "upstreamd": lambda: _upstreamd("upstreamd"),
     "upstreamd-close": lambda: _upstreamd("upstreamd-close", connection="close"),
+    "sidecar": lambda: _sidecar("sidecar", "keep-alive"),
+    "sidecar-close": lambda: _sidecar("sidecar-close", "close"),
     "haproxy": haproxy,
     "caddy": caddy,
     "envoy": envoy,

@@ -25,7 +25,7 @@ MAX_BYTES = 16 * 1024 * 1024
 MAX_FILES = 1000
 
 _SECONDS_BETWEEN_READS = 5.0  # without any news: a watch can be lost (a directory swapped, inotify exhausted)
-_STEP = 30  # milliseconds of quiet that end a change; the watching thread wakes as often
+_STEP = 100  # milliseconds of quiet that end a change; the watching thread wakes as often, which is most of idling
 _DEBOUNCE = 300  # milliseconds after which a change is told although more follow
 
 _log = logging.getLogger("upstreamd.discover")
