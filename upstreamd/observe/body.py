@@ -25,7 +25,7 @@ class BodyError(Exception):
 
 
 async def read_object(request: web.BaseRequest) -> dict[str, object]:
-    """The JSON object in the body of `request`; none at all counts as an empty one. Raises BodyError."""
+    """The JSON object in the body of `request`. Raises BodyError."""
     if request.content_type != "application/json" or "Content-Type" not in request.headers:
         raise BodyError(415, "a change needs the header Content-Type: application/json")
     if request.headers.get("Content-Encoding", "identity") != "identity":
@@ -35,7 +35,9 @@ async def read_object(request: web.BaseRequest) -> dict[str, object]:
         body += chunk
         if len(body) > MAX_BODY:
             raise BodyError(413, f"a body may have {MAX_BODY} bytes")
-    return _object(bytes(body)) if body.strip() else {}
+    if not body.strip():
+        raise BodyError(400, "the body is empty; send a JSON object, {} where there is nothing to say")
+    return _object(bytes(body))
 
 
 def _object(body: bytes) -> dict[str, object]:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from tests.order_fakes import RememberedOrders
 from tests.unit.observe.admin_harness import LOOPBACK, Answer, ask, server, serving
@@ -19,7 +23,7 @@ NOBODY = "127.0.0.1"
 
 
 async def post(
-    one: AdminServer, path: str, body: str = "", *, more: str = "", kind: str = "application/json"
+    one: AdminServer, path: str, body: str = "{}", *, more: str = "", kind: str = "application/json"
 ) -> Answer:
     headers = f"Content-Type: {kind}\r\n" if kind else ""
     return await ask(one, path, method="POST", more=f"{headers}Content-Length: {len(body)}\r\n{more}", body=body)
@@ -28,7 +32,7 @@ async def post(
 @pytest.mark.parametrize(
     ("path", "body", "order"),
     [
-        (f"{INSTANCE}/drain", "", ("drain", "app", Endpoint("10.0.0.1", 3000), False, NOBODY)),
+        (f"{INSTANCE}/drain", "{}", ("drain", "app", Endpoint("10.0.0.1", 3000), False, NOBODY)),
         (f"{INSTANCE}/drain", '{"force": true}', ("drain", "app", Endpoint("10.0.0.1", 3000), True, NOBODY)),
         (
             "/v1/services/app/instances/%5Bfc00::1%5D:3000/drain",
@@ -86,6 +90,8 @@ async def test_the_log_says_who_ordered_what(caplog: pytest.LogCaptureFixture) -
         (f"{INSTANCE}/drain", '{"force": "yes"}', 400, "`$.force`"),
         (f"{INSTANCE}/drain", '{"force": 1}', 400, "`$.force`"),
         (f"{INSTANCE}/drain", '{"force": true, "force": false}', 400, "twice"),
+        (f"{INSTANCE}/drain", "", 400, "the body is empty"),
+        (f"{INSTANCE}/drain", "\r\n", 400, "the body is empty"),
         (f"{INSTANCE}/drain", "[]", 400, "not a JSON object"),
         (f"{INSTANCE}/drain", "{", 400, "not JSON"),
         (f"{INSTANCE}/drain", "{} {}", 400, "not JSON"),
@@ -166,13 +172,20 @@ async def test_a_foreign_page_changes_nothing(more: str) -> None:
     assert orders.given == []
 
 
-async def test_who_comes_by_the_unix_socket_is_known_by_uid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_who_comes_by_the_unix_socket_is_known_by_uid(
+    tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
     """The kernel names the user at the other end (SO_PEERCRED), who needs no token: the socket's mode guards it."""
     orders = RememberedOrders()
     (tmp_path / "token").write_text("secret")
     settings = AdminSettings(listen=Listen("", 0, str(tmp_path / "admin.sock")), token_file=str(tmp_path / "token"))
-    async with serving(server(settings, orders=orders)) as one:
-        assert (await post(one, f"{INSTANCE}/undrain", "{}")).status == 202
+
+    async def scenario() -> None:
+        async with serving(server(settings, orders=orders)) as one:
+            assert (await post(one, f"{INSTANCE}/undrain", "{}")).status == 202
+
+    run(scenario())
     assert orders.given[0][-1] == f"uid {os.getuid()} (pid {os.getpid()}) on the unix socket"
 
 

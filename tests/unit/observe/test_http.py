@@ -417,7 +417,7 @@ def test_it_serves_on_the_loop_of_the_sidecar(kind: str, tmp_path: Path) -> None
     listen = Listen("", 0, str(tmp_path / "admin.sock")) if kind == "unix" else Listen("127.0.0.1", 0)
 
     async def scenario() -> None:
-        async with serving(server(AdminSettings(listen=listen), patience=0.5)) as one:
+        async with serving(server(AdminSettings(listen=listen), patience=3.0)) as one:
             reader, writer = await connect(one)
             assert (await ask(one, "/v1/status")).status == 200
             assert await closed(reader) == b""

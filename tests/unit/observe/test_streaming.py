@@ -42,7 +42,7 @@ def streaming_server(source: Source, **more: object) -> AdminServer:
 async def test_a_stream_outlives_the_patience_for_others() -> None:
     """What is published is sent at once, long after an ordinary connection would have been shown out."""
     source = Source()
-    async with serving(streaming_server(source, patience=0.2)) as one:
+    async with serving(streaming_server(source, patience=3.0)) as one:
         reader, writer = await connect(one)
         silent, other = await connect(one)
         writer.write(REQUEST)

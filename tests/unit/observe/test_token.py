@@ -23,7 +23,9 @@ def settings(tmp_path: Path) -> AdminSettings:
 
 async def drain(one: AdminServer, authorization: str = "") -> Answer:
     given = f"Authorization: {authorization}\r\n" if authorization else ""
-    return await ask(one, DRAIN, method="POST", more=f"Content-Type: application/json\r\n{given}")
+    return await ask(
+        one, DRAIN, method="POST", more=f"Content-Type: application/json\r\nContent-Length: 2\r\n{given}", body="{}"
+    )
 
 
 async def test_a_change_needs_the_token_on_loopback_too(settings: AdminSettings) -> None:
