@@ -60,9 +60,10 @@ def _master(config: Config) -> list[Finding]:
 
 async def _tested(config: Config) -> list[Finding]:
     """What `nginx -t` has against the configuration with the outputs as they are, or as they would begin."""
-    written = [service for service in config.services if service.route == "reload"]
+    reloaded = [service for service in config.services if service.route == "reload"]
+    written = [service for service in reloaded if Path(service.output).parent.is_dir()]
     if not written:
-        return []  # nginx need not include any of the outputs
+        return []  # nginx need not include any of the outputs, or there is no place for one, which is told elsewhere
     documents = [await asyncio.to_thread(_document, config, service) for service in written]
     try:
         refusal = await objection(documents, config.nginx)
