@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from upstreamd.apply import Choice, Route
 from upstreamd.config import Config, ServiceSettings
@@ -26,6 +26,9 @@ LOOK_AGAIN = 10.0
 """Seconds after which nginx's configuration is looked at again where it lacked something."""
 
 RENDER_IN_THREAD = 200
+MOST_GATHERED = 0.4
+"""Seconds that changes are gathered at most: nginx's resolver asks once a second, and the last set in it should be new."""
+
 IDLE_GATHER = 0.005
 """Seconds for which news are gathered that have changed nothing so far, as when a new instance is not checked yet."""
 
@@ -169,7 +172,8 @@ class Resolving:
         async with asyncio.TaskGroup() as tasks:
             for service in self._services:
                 tasks.create_task(self._prove(service))
-            pace = Pace(self._config.apply)
+            gathered = min(self._config.apply.max_gather, MOST_GATHERED)
+            pace = Pace(replace(self._config.apply, max_gather=gathered))
             while True:
                 await self._changed.wait()
                 changed_at = self._clock()
