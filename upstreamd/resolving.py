@@ -27,8 +27,7 @@ LOOK_AGAIN = 10.0
 
 RENDER_IN_THREAD = 200
 MOST_GATHERED = 0.4
-"""Seconds that changes are gathered at most: nginx's resolver asks once a second, and the last set in it should be new."""
-
+"""Seconds that changes are gathered at most: nginx's resolver asks once a second, and is to be told what is new."""
 IDLE_GATHER = 0.005
 """Seconds for which news are gathered that have changed nothing so far, as when a new instance is not checked yet."""
 
