@@ -39,10 +39,10 @@ const server = http.createServer((request, response) => {
 server.listen(+process.env.PORT, '127.0.0.1', () => process.send && process.send('ready'));
 process.on('SIGINT', () => {
   asked = Date.now();
-  setInterval(() => { if (Date.now() - asked > 1000) process.exit(0); }, 50);
+  setInterval(() => { if (Date.now() - asked > +(process.env.LINGER || 1000)) process.exit(0); }, 50);
 });
 """
-"""Answers with its port and pid, and after SIGINT serves on until it has not been asked for a second."""
+"""Answers with its port and pid, and after SIGINT serves on until it has not been asked for a second (or LINGER ms)."""
 
 SLEEP = "setInterval(() => {}, 1000);"
 
@@ -84,7 +84,8 @@ class PM2:
         """Start an application as an ecosystem file would; `settings` are that file's."""
         path = self.home / f"{name}.js"
         path.write_text(script)
-        described: dict[str, Any] = {"name": name, "script": str(path), "kill_timeout": 20_000, **settings}
+        described: dict[str, Any] = {"name": name, "script": str(path), "kill_timeout": 20_000}
+        described |= {"listen_timeout": 30_000, **settings}
         ecosystem = self.home / f"{name}.config.json"
         ecosystem.write_text(json.dumps({"apps": [described]}))
         self.run("start", str(ecosystem))
