@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 import uvloop
@@ -28,6 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "real")]
 
 from upstreamd.config import parse  # noqa: E402 - after the path that makes the bench run from anywhere
 from upstreamd.discover import Discoverer, build, follow  # noqa: E402
+from upstreamd.model import SourceState  # noqa: E402
 
 REPEATS = 7
 
@@ -173,6 +175,131 @@ async def changes_of_consul(binary: str) -> str:
     return f"{len(delays)} changes of a real Consul were in the catalog after {spread}"
 
 
+async def swarm(count: int) -> None:
+    """Tasks on an overlay, described as fully as a manager does; then a real swarm's scaling."""
+    from swarm_fakes import FakeSwarm, swarm_task
+
+    with tempfile.TemporaryDirectory(prefix="swarm-") as directory:
+        async with FakeSwarm(Path(directory) / "docker.sock") as server:
+            container = {"Image": "app@sha256:" + "0" * 64, "Env": [f"VARIABLE_{number}=value" for number in range(20)]}
+            for number in range(count):
+                address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+                server.tasks.append(swarm_task(f"{number:025}", address, container=container))
+            show(
+                "swarm", await measured(f'[services.app.swarm]\n[swarm]\nhost = "{server.host}"\nresync = "200ms"', {})
+            )
+    allowed = os.environ.get("UPSTREAMD_TEST_SWARM") == "1"
+    print(f"           {await changes_of_swarm()}" if allowed else "           no swarm here to measure changes of")
+
+
+async def changes_of_swarm() -> str:
+    """How long after `docker service scale` has returned a task that is to go is draining, and how long after its node
+    said that it runs a new one is in the catalog."""
+    from swarm_harness import services, swarm
+
+    leaves, joins = [], []
+    with swarm(), services() as made:
+        section = f'[services.{made.service}]\nallow = ["127.0.0.0/8"]\n[services.{made.service}.swarm]'
+        (source,) = build(parse(section))
+        states: list[tuple[float, SourceState]] = []
+        following = asyncio.create_task(
+            follow(source, lambda state: states.append((time.monotonic(), state)), time.monotonic)
+        )
+        name = await asyncio.to_thread(made.create, "--publish=mode=host,target=3000", replicas=1)
+
+        async def until(serving: int) -> float:
+            while True:
+                at, state = states[-1] if states else (0.0, SourceState(""))
+                known = state.snapshot.instances if state.snapshot else ()
+                if sum(not each.draining for each in known) == serving:
+                    return at
+                await asyncio.sleep(0.001)
+
+        await until(1)
+        for _ in range(5):
+            await asyncio.to_thread(made.scale, name, 2)
+            at = await until(2)
+            wall = time.time() - (time.monotonic() - at)
+            newest = max(task["Status"]["Timestamp"] for task in await asyncio.to_thread(made.tasks, name))
+            joins.append((wall - datetime.fromisoformat(newest[:26] + "+00:00").timestamp()) * 1000)
+            begin = time.monotonic()
+            await asyncio.to_thread(made.scale, name, 1)
+            leaves.append((await until(1) - begin) * 1000)
+            await asyncio.sleep(3.0)  # the task ends, and the engine is quiet again
+        following.cancel()
+        await asyncio.wait({following})
+        await source.close()
+    return (
+        f"a real swarm: draining {statistics.median(leaves):.0f} ms (median), {max(leaves):.0f} ms (longest) after"
+        f" `docker service scale` was begun; in the catalog {statistics.median(joins):.0f} ms, {max(joins):.0f} ms"
+        " after the task ran"
+    )
+
+
+async def kubernetes(count: int) -> None:
+    """Slices of 100 endpoints each; then a real API server's changes."""
+    from kubernetes_fakes import FakeKubernetes, endpoint, endpoint_slice
+
+    async with FakeKubernetes() as server:
+        pods = [
+            endpoint(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", f"{n:08}", nodeName=f"node-{n % 50}")
+            for n in range(count)
+        ]
+        for first in range(0, count, 100):
+            server.put(endpoint_slice(f"web-{first:06}", *pods[first : first + 100]))
+        section = f"""[services.app.kubernetes]
+            service = "web"
+            namespace = "shop"
+            [kubernetes]
+            api = "{server.url}"
+            resync = "1s\""""
+        show("kubernetes", await measured(section, {}))
+    binaries = os.environ.get("UPSTREAMD_TEST_KUBERNETES", "")
+    print(f"           {await changes_of_kubernetes(binaries)}" if binaries else "           no API server here")
+
+
+async def changes_of_kubernetes(binaries: str) -> str:
+    """How long after a slice was written to a real API server it is in the catalog."""
+    from kubernetes_harness import control_plane
+
+    delays = []
+    slices = "/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices"
+    with (
+        tempfile.TemporaryDirectory(prefix="kubernetes-") as directory,
+        control_plane(binaries, Path(directory)) as plane,
+    ):
+        token = Path(directory) / "token"
+        token.write_text(plane.admin)
+        section = f"""[services.app.kubernetes]
+            service = "web"
+            [kubernetes]
+            api = "{plane.url}"
+            token_file = "{token}"
+            ca_file = "{plane.ca}\""""
+        (source,) = discoverers(section, {})
+        states: list[tuple[float, int]] = []
+
+        def heard(state: SourceState) -> None:
+            states.append((time.monotonic(), len(state.snapshot.instances) if state.snapshot else 0))
+
+        following = asyncio.create_task(follow(source, heard, time.monotonic))
+        for number in range(1, 21):
+            entry = {"addresses": [f"10.0.0.{number}"], "conditions": {"ready": True}}
+            metadata = {"name": f"web-{number}", "labels": {"kubernetes.io/service-name": "web"}}
+            made = {"metadata": metadata, "addressType": "IPv4", "endpoints": [entry]}
+            begin = time.monotonic()
+            await asyncio.to_thread(plane.ask, "POST", slices, made)
+            while not states or states[-1][1] != number:  # noqa: ASYNC110 - looked at as often as it can be told
+                await asyncio.sleep(0.001)
+            delays.append((states[-1][0] - begin) * 1000)
+            await asyncio.sleep(0.15)  # a burst beyond ten answers a second is slowed down on purpose
+        following.cancel()
+        await asyncio.wait({following})
+        await source.close()
+    spread = f"{statistics.median(delays):.0f} ms (median), {max(delays):.0f} ms (longest)"
+    return f"{len(delays)} changes of a real API server were in the catalog after {spread}"
+
+
 async def http(count: int) -> None:
     """A list over HTTP; with an ETag it is not sent again, so that later answers are read whole here."""
     from aiohttp import web
@@ -228,6 +355,8 @@ SOURCES: dict[str, Callable[[int], Awaitable[None]]] = {
     "exec": command,
     "aws": aws,
     "pm2": pm2,
+    "swarm": swarm,
+    "kubernetes": kubernetes,
 }
 
 

@@ -19,11 +19,11 @@ _ZONE = "topology.kubernetes.io/zone"
 _ENABLE = "enable"
 
 
-class _Named(msgspec.Struct):
+class _Named(msgspec.Struct, gc=False):
     name: str = ""
 
 
-class Metadata(msgspec.Struct, rename="camel"):
+class Metadata(msgspec.Struct, rename="camel", gc=False):
     """Of a slice, or of a list of them: then with `continue_`, what to ask for the rest with."""
 
     name: str = ""
@@ -33,35 +33,35 @@ class Metadata(msgspec.Struct, rename="camel"):
     continue_: str = msgspec.field(name="continue", default="")
 
 
-class Identified(msgspec.Struct):
+class Identified(msgspec.Struct, gc=False):
     """The least that an object has."""
 
     metadata: Metadata = msgspec.field(default_factory=Metadata)
 
 
-class _Port(msgspec.Struct):
+class _Port(msgspec.Struct, gc=False):
     name: str | None = None
     port: int | None = None
     protocol: str | None = None
 
 
-class _Conditions(msgspec.Struct):
+class _Conditions(msgspec.Struct, gc=False):
     ready: bool | None = None
     serving: bool | None = None
     terminating: bool | None = None
 
 
-class _Hints(msgspec.Struct, rename="camel"):
+class _Hints(msgspec.Struct, rename="camel", gc=False):
     for_zones: list[_Named] | None = None
 
 
-class _Target(msgspec.Struct):
+class _Target(msgspec.Struct, gc=False):
     kind: str = ""
     name: str = ""
     uid: str = ""
 
 
-class _Endpoint(msgspec.Struct, rename="camel"):
+class _Endpoint(msgspec.Struct, rename="camel", gc=False):
     addresses: list[str] = []
     conditions: _Conditions | None = None
     target_ref: _Target | None = None
@@ -70,7 +70,7 @@ class _Endpoint(msgspec.Struct, rename="camel"):
     hints: _Hints | None = None
 
 
-class Slice(msgspec.Struct, rename="camel"):
+class Slice(msgspec.Struct, rename="camel", gc=False):
     """A part of a Service's endpoints, all of one address family and with the same ports."""
 
     metadata: Metadata

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -36,6 +36,15 @@ _NAMES_AT_ONCE = 200  # ids in one query; a request line has an end
 _Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
+class _Judged(NamedTuple):
+    """What became of one task: its id (empty where it could not be read), whether it is what it is to be, and what it
+    is to us."""
+
+    id: str
+    settled: bool
+    item: Instance | Skipped | None
+
+
 class SwarmDiscoverer:
     """The tasks that feed services of ours. A call blocks until one of them changes or a resync is due.
 
@@ -56,8 +65,7 @@ class SwarmDiscoverer:
         self._services: dict[str, Service] = {}
         self._nodes: dict[str, Node] = {}
         self._broken: list[Skipped] = []  # services and nodes that could not be read
-        self._tasks: dict[bytes, Task | Skipped] = {}  # as last listed; one with the same bytes is the same
-        self._seen: dict[bytes, Instance | Skipped | None] = {}  # what became of them in these services and nodes
+        self._judged: dict[bytes, _Judged] = {}  # as last listed; a task with the same bytes is the same
         self._serving: dict[str, Instance] = {}  # by the task's id, as last known
         self._due = 0.0
         self._look_at = 0.0
@@ -119,7 +127,7 @@ class SwarmDiscoverer:
         nodes = {node.id: node for node in self._read(await self._engine.listed("/nodes", {}), Node, "node")}
         if (services, nodes) != (self._services, self._nodes):
             self._services, self._nodes = services, nodes
-            self._seen = {}
+            self._judged = {}
             self._changed_at = self._clock()
         self._due = self._clock() + self._settings.resync
 
@@ -135,27 +143,18 @@ class SwarmDiscoverer:
         """The set as it is now, with a new look at the tasks."""
         begin = self._clock()
         places, refused = self._places()
-        tasks = await self._listed(places)
-        instances: list[Instance | Skipped] = [*self._broken, *refused]
-        serving: dict[str, Instance] = {}
-        for raw, task in tasks.items():
-            if raw not in self._seen:
-                self._seen[raw] = task if isinstance(task, Skipped) else self._instance(task, places)
-            found = self._seen[raw]
-            if isinstance(found, Instance) and isinstance(task, Task):
-                serving[task.id] = found
-            elif found is not None:
-                instances.append(found)
-        present = {task.id for task in tasks.values() if isinstance(task, Task)}
+        judged = {raw: self._judged.get(raw) or self._judge(raw, places) for raw in await self._listed(places)}
+        skipped = [task.item for task in judged.values() if isinstance(task.item, Skipped)]
+        serving = {task.id: task.item for task in judged.values() if isinstance(task.item, Instance)}
+        present = {task.id for task in judged.values()}
         leaving = await self._leaving([identity for identity in self._serving if identity not in present])
         for task in leaving:
             serving[task.id] = replace(self._serving[task.id], draining=True, withheld="")
-        if tasks.keys() != self._tasks.keys() or serving != self._serving:
+        if judged.keys() != self._judged.keys() or serving != self._serving:
             self._changed_at = self._clock()
-        self._tasks, self._serving = tasks, serving
-        self._seen = {raw: self._seen[raw] for raw in tasks}
+        self._judged, self._serving = judged, serving
         self._look_at = self._clock() + self._pause(self._clock() - begin, unsettled=bool(leaving))
-        self._answer = self._answered([*instances, *_distinct(serving.values())])
+        self._answer = self._answered([*self._broken, *refused, *skipped, *_distinct(serving.values())])
         return self._answer
 
     def _answered(self, items: Iterable[Instance | Skipped]) -> Answer:
@@ -183,23 +182,26 @@ class SwarmDiscoverer:
                 places[service.id] = service, bound
         return places, refused
 
-    async def _listed(self, places: Mapping[str, object]) -> dict[bytes, Task | Skipped]:
+    async def _listed(self, places: Mapping[str, object]) -> list[bytes]:
         """The tasks of these services that are to run."""
         if not places:
-            return {}
+            return []
         filters = {"desired-state": _PRESENT}
         if len(places) <= _NAMES_AT_ONCE:
             filters["service"] = sorted(places)
         entries = await self._engine.listed("/tasks", filters)
         bounded(len(entries), f"the swarm of the Docker engine at {self._engine.host}")
-        raw = [bytes(entry) for entry in entries]
-        return {entry: self._tasks.get(entry) or _decoded(entry, Task, "task") for entry in raw}
+        return [bytes(entry) for entry in entries]
 
-    def _instance(self, task: Task, places: Mapping[str, tuple[Service, Bound]]) -> Instance | Skipped | None:
+    def _judge(self, raw: bytes, places: Mapping[str, tuple[Service, Bound]]) -> _Judged:
+        task = _decoded(raw, Task, "task")
+        if isinstance(task, Skipped):
+            return _Judged("", settled=True, item=task)
         if task.service_id not in places:
-            return None
+            return _Judged(task.id, settled=True, item=None)
         service, bound = places[task.service_id]
-        return instance(task, Place(service, bound, self._nodes.get(task.node_id)))
+        place = Place(service, bound, self._nodes.get(task.node_id))
+        return _Judged(task.id, task.settled, instance(task, place))
 
     async def _leaving(self, identities: list[str]) -> list[Task]:
         """Those of the tasks that are to be shut down and still run, on nodes that still answer."""
@@ -218,7 +220,7 @@ class SwarmDiscoverer:
         quiet = now - max(self._changed_at, self._event_at)
         under_way = (
             unsettled
-            or any(isinstance(task, Task) and not task.settled for task in self._tasks.values())
+            or not all(task.settled for task in self._judged.values())
             or any(service.updating for service in self._services.values())
         )
         if now - self._event_at < _ECHO or (under_way and quiet < _LIVELY_FOR):

@@ -11,7 +11,7 @@ _LEAVING = frozenset({"shutdown", "remove"})
 _ALIVE = frozenset({"starting", "running"})
 
 
-class Port(msgspec.Struct, rename="pascal"):
+class Port(msgspec.Struct, rename="pascal", gc=False):
     """A published port of a task or of a service; `publish_mode` is "host" or "ingress" (the routing mesh)."""
 
     protocol: str = "tcp"
@@ -20,49 +20,49 @@ class Port(msgspec.Struct, rename="pascal"):
     publish_mode: str = "ingress"
 
 
-class Ports(msgspec.Struct, rename="pascal"):
+class Ports(msgspec.Struct, rename="pascal", gc=False):
     """The published ports of a task or a service."""
 
     ports: list[Port] | None = None
 
 
-class Spec(msgspec.Struct, rename="pascal"):
+class Spec(msgspec.Struct, rename="pascal", gc=False):
     """The name and the labels of a service, a node or a network."""
 
     name: str = ""
     labels: dict[str, str] | None = None
 
 
-class _Network(msgspec.Struct, rename="pascal"):
+class _Network(msgspec.Struct, rename="pascal", gc=False):
     spec: Spec = msgspec.field(default_factory=Spec)
 
 
-class Attachment(msgspec.Struct, rename="pascal"):
+class Attachment(msgspec.Struct, rename="pascal", gc=False):
     """A task's addresses on one network, each with its prefix length ("10.0.1.2/24")."""
 
     network: _Network = msgspec.field(default_factory=_Network)
     addresses: list[str] | None = None
 
 
-class _Healthcheck(msgspec.Struct, rename="pascal"):
+class _Healthcheck(msgspec.Struct, rename="pascal", gc=False):
     test: list[str] | None = None
 
 
-class _ContainerSpec(msgspec.Struct, rename="pascal"):
+class _ContainerSpec(msgspec.Struct, rename="pascal", gc=False):
     labels: dict[str, str] | None = None
     healthcheck: _Healthcheck | None = None
 
 
-class _TaskSpec(msgspec.Struct, rename="pascal"):
+class _TaskSpec(msgspec.Struct, rename="pascal", gc=False):
     container_spec: _ContainerSpec = msgspec.field(default_factory=_ContainerSpec)
 
 
-class _TaskStatus(msgspec.Struct, rename="pascal"):
+class _TaskStatus(msgspec.Struct, rename="pascal", gc=False):
     state: str = ""
     port_status: Ports = msgspec.field(default_factory=Ports)
 
 
-class Task(msgspec.Struct, rename="pascal"):
+class Task(msgspec.Struct, rename="pascal", gc=False):
     """What a manager says of one task: what it is to be (`desired_state`) and what its node says it is."""
 
     id: str = msgspec.field(name="ID")
@@ -95,11 +95,11 @@ class Task(msgspec.Struct, rename="pascal"):
         return self.desired_state in _LEAVING and self.status.state in _ALIVE
 
 
-class _UpdateStatus(msgspec.Struct, rename="pascal"):
+class _UpdateStatus(msgspec.Struct, rename="pascal", gc=False):
     state: str = ""
 
 
-class Service(msgspec.Struct, rename="pascal"):
+class Service(msgspec.Struct, rename="pascal", gc=False):
     """What a manager says of one service."""
 
     id: str = msgspec.field(name="ID")
@@ -127,12 +127,12 @@ class Service(msgspec.Struct, rename="pascal"):
         return flag(self.label("enable") or "true", "label upstreamd.enable")
 
 
-class _NodeStatus(msgspec.Struct, rename="pascal"):
+class _NodeStatus(msgspec.Struct, rename="pascal", gc=False):
     state: str = ""
     addr: str = ""
 
 
-class Node(msgspec.Struct, rename="pascal"):
+class Node(msgspec.Struct, rename="pascal", gc=False):
     """What a manager says of one node; `status.addr` is where its host-mode ports lie."""
 
     id: str = msgspec.field(name="ID")
