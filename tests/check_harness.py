@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from upstreamd.check import Checker
 from upstreamd.config import HealthSettings
-from upstreamd.model import Endpoint, Health, ProbeResult, Status
+from upstreamd.model import Clock, Endpoint, Health, ProbeResult, Status
 
 QUICK = {"interval": 0.05, "timeout": 5.0, "rise": 1, "fall": 1}
 """Settings of a check that decides at its first probe and repeats it soon."""
@@ -39,6 +39,7 @@ async def checking(
     *endpoints: Endpoint,
     known: Mapping[tuple[str, Endpoint], Health] | None = None,
     max_in_flight: int = 512,
+    clock: Clock = time.monotonic,
 ) -> AsyncIterator[Record]:
     """A running checker of the service `app` (or of the services given), watching `endpoints`."""
     services = {"app": settings} if isinstance(settings, HealthSettings) else settings
@@ -51,7 +52,7 @@ async def checking(
         record.results.append(result)
 
     checker = Checker(
-        services, clock=time.monotonic, on_health=changed, on_probe=probed, known=known, max_in_flight=max_in_flight
+        services, clock=clock, on_health=changed, on_probe=probed, known=known, max_in_flight=max_in_flight
     )
     record = Record(checker)
     checker.watch(dict.fromkeys(services, endpoints))

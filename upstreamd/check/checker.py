@@ -235,7 +235,7 @@ class Checker:
             watched.again = False
             self._wheel.queue(watched)
             return
-        if watched.doubted:
+        if watched.doubted and result.ok is not None:
             watched.doubted = result.ok is False and watched.health.status is Status.HEALTHY
             if watched.doubted:
                 self._wheel.queue(watched)

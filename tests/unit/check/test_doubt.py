@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from tests.check_harness import Record, checking, until
+from tests.check_harness import STOOD_STILL, Record, checking, until
 from tests.fakes import Peer, ScriptedServer, answering, http_answer, scripted
 from upstreamd.config import HealthSettings
 from upstreamd.model import Endpoint, Status
 
-SLOW = HealthSettings(interval=3600.0, timeout=0.2, rise=1, fall=3)
+SLOW = HealthSettings(interval=3600.0, timeout=0.5, rise=1, fall=3)
 """Regular probes play no part within a test."""
 
 WELL = answering(http_answer())
@@ -63,7 +63,22 @@ async def test_an_endpoint_that_hangs_is_unhealthy_after_its_timeouts() -> None:
             begun = time.monotonic()
             record.checker.doubt("app", at(server))
             await until(lambda: record.statuses(at(server))[-1] is Status.UNHEALTHY)
-            assert 0.6 <= time.monotonic() - begun < 60.0
+            assert 1.5 <= time.monotonic() - begun < 60.0
+
+
+async def test_a_doubt_outlives_a_probe_that_told_nothing() -> None:
+    """Where we ourselves stood still during the first probe of a burst, the burst goes on until it has a verdict."""
+    stood_still = 0.0
+    with scripted(WELL) as server:
+        async with checking(SLOW, at(server), clock=lambda: time.monotonic() + stood_still) as record:
+            await healthy(record)
+            await turned(server, hanging)
+            connected = server.connections
+            record.checker.doubt("app", at(server))
+            await until(lambda: server.connections > connected)
+            stood_still = 10.0
+            await until(lambda: record.statuses(at(server))[-1] is Status.UNHEALTHY)
+            assert STOOD_STILL in next(result.reason for result in record.results if not result.ok)
 
 
 async def test_a_passed_probe_ends_the_doubt() -> None:
