@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,37 @@ async def test_killed_in_the_middle_of_a_switch_one_version_serves(
             await eventually(stack.sidecar.ready, "the next sidecar")
             while set(await asyncio.to_thread(stack.ask, 10)) != {"green"}:
                 assert time.monotonic() < settled + 20, "green does not serve alone"
+
+
+async def test_orders_given_at_once_go_one_after_the_other(nginx_binary: str, tmp_path: Path) -> None:
+    """Of many switches and drains at a time each is carried out or told that another is under way; the last one that
+    was taken holds, and one version serves."""
+    stack = Stack(nginx_binary, tmp_path, "reload")
+    async with apps("blue", "blue", "green", "green") as (one, two, three, four):
+        stack.name(("blue", [one, two]), ("green", [three, four]))
+        async with stack.running():
+            await stack.serves(one, two, three, four)
+
+            refusals: set[tuple[int, str]] = set()
+
+            async def give(number: int) -> tuple[int, str]:
+                version = "green" if number % 2 else "blue"
+                try:
+                    told = await stack.post("switch", version=version)
+                except urllib.error.HTTPError as error:
+                    with error:
+                        refusals.add((error.code, json.load(error)["kind"]))
+                    return 0, version
+                assert isinstance(told["number"], int)
+                return told["number"], version
+
+            given = await asyncio.gather(*(give(number) for number in range(12)))
+            assert refusals <= {(409, "busy")}
+            number, version = max(given)
+            assert number > 0
+            await eventually(lambda: stack.rotation()["settled"], "nginx to have the last order")
+            assert stack.rotation()["split"] == {version: 100}
+            assert set(await asyncio.to_thread(stack.ask, 20)) == {version}
 
 
 async def test_a_switch_on_probation_is_taken_back(nginx_binary: str, tmp_path: Path) -> None:
