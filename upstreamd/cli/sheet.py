@@ -107,12 +107,23 @@ def _service(name: str, service: dict[str, Any], now: datetime) -> list[str | Ta
         heading += f", running {printable(service['digest'])[:12]}"
     if service.get("applied_at"):
         heading += f", applied {_since(service['applied_at'], now)} ago"
-    alarms = [f"{ALARM}{printable(alarm)}" for alarm in service["alarms"]]
+    alarms = [*_rotation(service), *(f"{ALARM}{printable(alarm)}" for alarm in service["alarms"])]
     if not instances and not kept:
         return [heading, *alarms]
     rows = (*(_instance(instance, now) for instance in instances), *(_kept(endpoint) for endpoint in kept))
     columns = ("INSTANCE", "ID", "STATE", "SINCE", "PROBED", "VERSION", "SOURCE", "REASON")
     return [heading, *alarms, _without_empty(_without_empty(Table(columns, rows), "VERSION"), "ID")]
+
+
+def _rotation(service: dict[str, Any]) -> list[str]:
+    """Which versions get requests, where an operator has ordered that."""
+    rotation = service.get("rotation", {})
+    if not rotation.get("split"):
+        return []
+    shares = ", ".join(f"{name or 'all others'} {percent} %" for name, percent in rotation["split"].items())
+    watched = rotation.get("watched_seconds")
+    probation = f", watched for {duration(watched)} more" if watched else ""
+    return [f"requests: {printable(shares)}{probation} ({printable(rotation['why'])})"]
 
 
 def _instance(instance: dict[str, Any], now: datetime) -> tuple[str, ...]:
