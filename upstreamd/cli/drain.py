@@ -68,7 +68,8 @@ def _drain(arguments: Arguments) -> int:
         end(
             Ending.NO,
             f"{instance} of {service} is not safe to stop after {arguments.timeout:g}s:"
-            f" {_holds_back(admin, arguments)}; the drain remains, end it with `upstreamd undrain {service} {instance}`",
+            f" {_holds_back(admin, arguments)}; the drain remains, end it with"
+            f" `upstreamd undrain {service} {instance}`",
         )
     took = round(time.monotonic() - begun, 3)
     what = f"{instance} of {service} is drained and safe to stop, after {took:.2f}s"
@@ -147,7 +148,7 @@ def _holds_back(admin: AdminSettings, arguments: Arguments) -> str:
 
 DRAIN = Command(
     "drain",
-    "take an instance out of rotation; --wait: until it is safe to stop",
+    "take an instance out of rotation, --wait until safe to stop",
     "It gets no new requests until `undrain`, also after restarts of it or of upstreamd.\n"
     "With --wait the command returns once no nginx worker that knew it is left and no\n"
     "request is under way to it; past --timeout exit code 1, and the drain remains. The\n"

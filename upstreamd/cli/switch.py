@@ -157,7 +157,7 @@ def _shares(split: dict[str, int]) -> str:
 
 SWITCH = Command(
     "switch",
-    "send requests to one version (blue-green), or a part of them (canary)",
+    "send requests to one version (blue-green), or some (canary)",
     "All of it in one apply. Versions come from the sources (Docker label, Consul meta,\n"
     "file label). Refused where fewer than --min-healthy instances are healthy. With\n"
     "--auto-rollback upstreamd itself goes back where too few instances stay healthy or\n"
