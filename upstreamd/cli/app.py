@@ -77,9 +77,7 @@ def _performed(command: Command, words: Sequence[str]) -> int:
     """Performs `command`, with the ends that any command may come to."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a terminal may not know every letter
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter
     try:
         return command.perform(_arguments(command, words))
     except KeyboardInterrupt:
@@ -115,9 +113,7 @@ def _near(word: str, known: Iterable[str]) -> str:
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [
-        f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()
-    ]
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: upstreamd COMMAND [ARGUMENTS]",

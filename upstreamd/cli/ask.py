@@ -61,9 +61,7 @@ def ask(admin: AdminSettings, path: str, patience: float = PATIENCE) -> Document
     return exchange(admin, "GET", path, None, patience, form=dict)
 
 
-def ask_list(
-    admin: AdminSettings, path: str, patience: float = PATIENCE
-) -> list[Document]:
+def ask_list(admin: AdminSettings, path: str, patience: float = PATIENCE) -> list[Document]:
     """Like `ask`, where the answer is a list of objects."""
     found = exchange(admin, "GET", path, None, patience, form=list)
     return [each for each in found if isinstance(each, dict)]
@@ -97,24 +95,16 @@ def exchange(
         response = connection.getresponse()
         received = _read(connection, response, deadline)
     except TimeoutError as error:
-        raise UnreachableError(
-            f"upstreamd at {listen} does not answer within {patience:g}s; see its log"
-        ) from error
+        raise UnreachableError(f"upstreamd at {listen} does not answer within {patience:g}s; see its log") from error
     except OSError as error:
-        raise UnreachableError(
-            f"upstreamd cannot be reached at {listen}: {reason(error)}"
-        ) from error
+        raise UnreachableError(f"upstreamd cannot be reached at {listen}: {reason(error)}") from error
     except http.client.HTTPException as error:
-        raise UnreachableError(
-            f"what listens at {listen} is not upstreamd: it does not speak HTTP"
-        ) from error
+        raise UnreachableError(f"what listens at {listen} is not upstreamd: it does not speak HTTP") from error
     finally:
         connection.close()
     document = decode(listen, response, received)
     if not isinstance(document, form):
-        raise UnreachableError(
-            f"what listens at {listen} is not upstreamd: its answer is not {_NAMES[form]}"
-        )
+        raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not {_NAMES[form]}")
     return document
 
 
@@ -127,9 +117,7 @@ def connect(admin: AdminSettings, patience: float) -> http.client.HTTPConnection
         from upstreamd.cli.pinned import PinnedConnection
 
         return PinnedConnection(admin, _HERE.get(listen.host, listen.host), patience)
-    return http.client.HTTPConnection(
-        _HERE.get(listen.host, listen.host), listen.port, timeout=patience
-    )
+    return http.client.HTTPConnection(_HERE.get(listen.host, listen.host), listen.port, timeout=patience)
 
 
 def headers(admin: AdminSettings, body: bytes | None = None) -> dict[str, str]:
@@ -139,9 +127,7 @@ def headers(admin: AdminSettings, body: bytes | None = None) -> dict[str, str]:
         sent["Content-Type"] = "application/json"
     named = os.environ.get(TOKEN_FILE) or admin.token_file
     if named and not admin.listen.socket:
-        with contextlib.suppress(
-            OSError
-        ):  # who needs the token and may not read it is told so by the answer
+        with contextlib.suppress(OSError):  # who needs the token and may not read it is told so by the answer
             with Path(named).open("rb") as file:
                 token = file.read(MAX_TOKEN).partition(b"\n")[0].strip()
             sent["Authorization"] = f"Bearer {token.decode('latin-1')}"
@@ -173,23 +159,14 @@ def decode(listen: Listen, response: http.client.HTTPResponse, body: bytes) -> o
     try:
         document = json.loads(body)
     except ValueError as error:
-        raise UnreachableError(
-            f"what listens at {listen} is not upstreamd: its answer is not JSON"
-        ) from error
+        raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not JSON") from error
     status = response.status
     if status in (http.client.OK, http.client.ACCEPTED):
         return document
     detail = document.get("detail") if isinstance(document, dict) else None
-    if (
-        400 <= status < 500
-        and response.headers.get_content_type() == "application/problem+json"
-    ):
-        raise RefusedError(
-            str(detail or "the sidecar refuses without a reason"), status
-        )
-    raise UnreachableError(
-        f"upstreamd at {listen} answers {status}: {detail or 'without a reason'}"
-    )
+    if 400 <= status < 500 and response.headers.get_content_type() == "application/problem+json":
+        raise RefusedError(str(detail or "the sidecar refuses without a reason"), status)
+    raise UnreachableError(f"upstreamd at {listen} answers {status}: {detail or 'without a reason'}")
 
 
 def reason(error: OSError) -> str:

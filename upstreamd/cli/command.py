@@ -47,9 +47,7 @@ def period(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
-def number(
-    kind: type[int | float], least: float, most: float
-) -> Callable[[str], float]:
+def number(kind: type[int | float], least: float, most: float) -> Callable[[str], float]:
     """Reads a number of `kind` between `least` and `most`."""
 
     def read(text: str) -> float:
@@ -58,9 +56,7 @@ def number(
         except ValueError:
             value = kind(least - 1)
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not a number between {least:g} and {most:g}"
-            )
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number between {least:g} and {most:g}")
         return value
 
     return read

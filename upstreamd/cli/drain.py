@@ -22,17 +22,13 @@ from upstreamd.config import AdminSettings
 
 def _declare_instance(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE", help="the service")
-    parser.add_argument(
-        "instance", metavar="ADDRESS:PORT", help="the instance, IPv6 in brackets"
-    )
+    parser.add_argument("instance", metavar="ADDRESS:PORT", help="the instance, IPv6 in brackets")
     _declare_wait(parser)
 
 
 def _declare_drain(parser: argparse.ArgumentParser) -> None:
     _declare_instance(parser)
-    parser.add_argument(
-        "--force", action="store_true", help="drain it even if nobody else serves"
-    )
+    parser.add_argument("--force", action="store_true", help="drain it even if nobody else serves")
 
 
 def _declare_wait(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +44,7 @@ def _drain(arguments: Arguments) -> int:
     admin = read(arguments.config).admin
     service, instance = arguments.service, arguments.instance
     begun = time.monotonic()
-    said = ordered(
-        admin, f"{instance_path(service, instance)}/drain", {"force": arguments.force}
-    )
+    said = ordered(admin, f"{instance_path(service, instance)}/drain", {"force": arguments.force})
     if not arguments.wait:
         return done(
             arguments,
@@ -61,9 +55,7 @@ def _drain(arguments: Arguments) -> int:
     def safe(found: Document | None) -> bool:
         return _is_drained(found) or (found is None and _is_forgotten(admin, instance))
 
-    found = await_answer(
-        admin, instance_path(service, instance), safe, arguments.timeout
-    )
+    found = await_answer(admin, instance_path(service, instance), safe, arguments.timeout)
     if found is None:
         end(
             Ending.NO,
@@ -86,18 +78,14 @@ def _undrain(arguments: Arguments) -> int:
             said,
             f"{instance} of {service} is put back; it serves as soon as it is healthy",
         )
-    found = await_answer(
-        admin, instance_path(service, instance), _serves, arguments.timeout
-    )
+    found = await_answer(admin, instance_path(service, instance), _serves, arguments.timeout)
     if found is None:
         why = _holds_back(admin, arguments)
         end(
             Ending.NO,
             f"{instance} of {service} does not serve after {arguments.timeout:g}s: {why}",
         )
-    return done(
-        arguments, {**said, "state": "healthy"}, f"{instance} of {service} serves again"
-    )
+    return done(arguments, {**said, "state": "healthy"}, f"{instance} of {service} serves again")
 
 
 def _states(found: Document | None) -> list[Document]:
@@ -105,34 +93,24 @@ def _states(found: Document | None) -> list[Document]:
 
 
 def _is_drained(found: Document | None) -> bool:
-    return bool(_states(found)) and all(
-        each["state"] == "drained" for each in _states(found)
-    )
+    return bool(_states(found)) and all(each["state"] == "drained" for each in _states(found))
 
 
 def _is_forgotten(admin: AdminSettings, instance: str) -> bool:
     """Whether an instance that no source names any more is not served either, nor known to an old worker."""
     status = ask(admin, "/v1/status")
     kept = [name for service in status["services"].values() for name in service["kept"]]
-    return (
-        instance not in kept
-        and not status["nginx"]["draining"]
-        and not status["pending"]
-    )
+    return instance not in kept and not status["nginx"]["draining"] and not status["pending"]
 
 
 def _serves(found: Document | None) -> bool:
-    return any(
-        each["state"] == "healthy" and each["serving"] for each in _states(found)
-    )
+    return any(each["state"] == "healthy" and each["serving"] for each in _states(found))
 
 
 def _holds_back(admin: AdminSettings, arguments: Arguments) -> str:
     """Why an instance is not yet as it should be, as far as the sidecar knows."""
     try:
-        states = _states(
-            looked(admin, instance_path(arguments.service, arguments.instance))
-        )
+        states = _states(looked(admin, instance_path(arguments.service, arguments.instance)))
         draining = int(ask(admin, "/v1/status")["nginx"]["draining"])
     except (UnreachableError, RefusedError) as error:
         return str(error)

@@ -117,9 +117,7 @@ def _declare_gate(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="so many instances must serve",
     )
-    parser.add_argument(
-        "--version", metavar="V", help="count instances of this version alone"
-    )
+    parser.add_argument("--version", metavar="V", help="count instances of this version alone")
     declare_patience(parser)
 
 
@@ -148,9 +146,7 @@ def _wait(arguments: Arguments) -> int:
             Ending.NO,
             f"nginx serves {counted} healthy instances{named} of {service} after {arguments.timeout:g}s, not {wanted}",
         )
-    return done(
-        arguments, told, f"nginx serves {counted} healthy instances{named} of {service}"
-    )
+    return done(arguments, told, f"nginx serves {counted} healthy instances{named} of {service}")
 
 
 def _healthy(document: Document | None, service: str, version: str | None) -> int:
@@ -159,9 +155,7 @@ def _healthy(document: Document | None, service: str, version: str | None) -> in
     if not view.get("generation"):
         return 0
     return sum(
-        each["state"] == "healthy"
-        and each["serving"]
-        and version in (None, each["version"])
+        each["state"] == "healthy" and each["serving"] and version in (None, each["version"])
         for each in view["instances"]
     )
 

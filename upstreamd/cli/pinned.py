@@ -10,9 +10,7 @@ from pathlib import Path
 from upstreamd.cli.ask import UnreachableError
 from upstreamd.config import AdminSettings
 
-_FIRST = re.compile(
-    r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL
-)
+_FIRST = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class PinnedConnection(http.client.HTTPSConnection):
@@ -22,17 +20,13 @@ class PinnedConnection(http.client.HTTPSConnection):
     """
 
     def __init__(self, admin: AdminSettings, host: str, timeout: float) -> None:
-        super().__init__(
-            host, admin.listen.port, timeout=timeout, context=_context(admin)
-        )
+        super().__init__(host, admin.listen.port, timeout=timeout, context=_context(admin))
 
 
 def _context(admin: AdminSettings) -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname = False
-    made.verify_flags |= (
-        ssl.VERIFY_X509_PARTIAL_CHAIN
-    )  # the certificate itself is the anchor
+    made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself is the anchor
     key = "tls_certificate"
     try:
         made.load_verify_locations(cadata=_certificate(admin.tls_certificate))
@@ -40,9 +34,7 @@ def _context(admin: AdminSettings) -> ssl.SSLContext:
             key = "client_certificate"
             made.load_cert_chain(admin.client_certificate, admin.client_key)
     except (OSError, ValueError) as error:
-        raise UnreachableError(
-            f'admin.{key} = "{getattr(admin, key)}": cannot be used: {error}'
-        ) from error
+        raise UnreachableError(f'admin.{key} = "{getattr(admin, key)}": cannot be used: {error}') from error
     return made
 
 

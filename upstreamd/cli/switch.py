@@ -18,9 +18,7 @@ CONFIRMATION = 15.0
 
 def _declare_switch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE", help="the service")
-    parser.add_argument(
-        "version", metavar="VERSION", help="the version that shall get the requests"
-    )
+    parser.add_argument("version", metavar="VERSION", help="the version that shall get the requests")
     parser.add_argument(
         "--weight",
         metavar="PERCENT",
@@ -90,9 +88,7 @@ def _confirmed(admin: AdminSettings, service: str, number: object) -> Document:
 def _settled(document: Document | None, service: str, number: object) -> bool:
     """Whether nginx has it, or it is out of force already."""
     rotation = _rotation(document, service)
-    return bool(rotation) and (
-        rotation["number"] != number or bool(rotation["settled"])
-    )
+    return bool(rotation) and (rotation["number"] != number or bool(rotation["settled"]))
 
 
 def _rotation(document: Document | None, service: str) -> Document:
@@ -100,17 +96,13 @@ def _rotation(document: Document | None, service: str) -> Document:
     return dict(view.get("rotation", {}))
 
 
-def _on_probation(
-    admin: AdminSettings, arguments: Arguments, number: object
-) -> Document:
+def _on_probation(admin: AdminSettings, arguments: Arguments, number: object) -> Document:
     """The rotation when its probation is over; ends the command where it was taken back."""
     service = arguments.service
 
     def over(document: Document | None) -> bool:
         rotation = _rotation(document, service)
-        return bool(rotation) and (
-            rotation["number"] != number or not rotation["watched_seconds"]
-        )
+        return bool(rotation) and (rotation["number"] != number or not rotation["watched_seconds"])
 
     rotation = _rotation(
         await_answer(admin, "/v1/status", over, arguments.auto_rollback + CONFIRMATION),
@@ -141,18 +133,14 @@ def _rollback(arguments: Arguments) -> int:
     wanted = {} if arguments.to is None else {"generation": int(arguments.to)}
     said = ordered(admin, f"{service_path(service)}/rollback", dict(wanted))
     shown = _confirmed(admin, service, said["number"])
-    return done(
-        arguments, {**said, **shown}, f"{service}: back to {_shares(shown['split'])}"
-    )
+    return done(arguments, {**said, **shown}, f"{service}: back to {_shares(shown['split'])}")
 
 
 def _shares(split: dict[str, int]) -> str:
     """Who gets how much, for people."""
     if not split:
         return "all versions alike"
-    return ", ".join(
-        f"{version or 'all others'} {percent} %" for version, percent in split.items()
-    )
+    return ", ".join(f"{version or 'all others'} {percent} %" for version, percent in split.items())
 
 
 SWITCH = Command(
