@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import dns.exception
 import dns.message
 import dns.query
 
-from tests.real.nginx_harness import DEADLINE, free_port, wait_until
+from tests.real.nginx_harness import DEADLINE, children, free_port, wait_until
 
 ZONE = "example.test"
 
@@ -60,8 +61,11 @@ zone:
         """The zone with these records, and wait until it is served."""
         self.write(records)
         if self._process is not None:
-            self._process.send_signal(1)  # SIGHUP: load the zones whose files have changed
-            wait_until(self._serves, f"serial {self._serial}; NSD said:\n{self._said()}")
+            before = self._servers()
+            self._process.send_signal(signal.SIGHUP)  # load the zones whose files have changed
+            # the process that answers is replaced, and for a moment both answer
+            replaced = lambda: not before & self._servers() and self._serves()  # noqa: E731 - one line says it
+            wait_until(replaced, f"serial {self._serial}; NSD said:\n{self._said()}")
 
     def start(self) -> None:
         """Start, and wait until the zone is served."""
@@ -81,6 +85,11 @@ zone:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def _servers(self) -> set[int]:
+        """Pids of the processes that answer."""
+        assert self._process is not None
+        return {server for main in children(self._process.pid) for server in children(main)}
 
     def _serves(self) -> bool:
         assert self._process is not None

@@ -6,4 +6,4 @@ from upstreamd.discover.releasing import Releasing, release
 from upstreamd.discover.source import Binding, Discoverer
 from upstreamd.discover.table import build
 
-__all__ = ["Binding", "Discoverer", "Releasing", "admit", "admitted", "build", "follow", "release"]
+__all__ = ["Binding", "Discoverer", "Releasing", "admitted", "build", "follow", "release"]

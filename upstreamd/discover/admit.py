@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,15 +30,32 @@ _ID_LENGTH = 128
 _VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NUMBER = re.compile(r"[0-9]{1,5}")
 _FLAGS = {"": False, "false": False, "true": True}
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class _Span(NamedTuple):
+    """A range in numbers: thousands of addresses are compared with it, and networks compare slowly."""
+
+    network: Network
+    version: int
+    first: int
+    last: int
+
+    @staticmethod
+    def of(network: Network) -> _Span:
+        return _Span(network, network.version, int(network.network_address), int(network.broadcast_address))
+
+    def holds(self, address: _Address) -> bool:
+        return self.version == address.version and self.first <= int(address) <= self.last
+
+
+def _spans(*texts: str) -> tuple[_Span, ...]:
+    return tuple(_Span.of(ipaddress.ip_network(text)) for text in texts)
+
+
 # Ranges that a wide `allow` such as 0.0.0.0/0 does not open: they take a range of their own.
-_GUARDED = tuple(
-    ipaddress.ip_network(text) for text in ("127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10", "fec0::/10")
-)
-_NOBODY = (
-    ipaddress.ip_network("0.0.0.0/8"),
-    ipaddress.ip_network("255.255.255.255/32"),
-    ipaddress.ip_network("::/128"),
-)
+_GUARDED = _spans("127.0.0.0/8", "169.254.0.0/16", "::1/128", "fe80::/10", "fec0::/10")
+_NOBODY = _spans("0.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/128", "ff00::/8")
 
 
 class _RefusedError(ValueError):
@@ -139,37 +157,45 @@ def _address(text: str, binding: Binding) -> str:
             raise _RefusedError(f"its address {shown(text)} has a zone, which nginx does not take")
         if address.ipv4_mapped is not None:
             raise _RefusedError(f"its address {shown(text)} is IPv4 written as IPv6; register {address.ipv4_mapped}")
-    if address.is_multicast or any(_within(address, network) for network in _NOBODY):
+    if _holding(_NOBODY, address) is not None:
         raise _RefusedError(f"its address {address} is not that of one machine")
-    if not any(_opens(network, address) for network in binding.allow):
+    if not _open(_allowed(binding), address):
         raise _RefusedError(f"its address {address} lies outside services.{binding.service}.allow; {_opening(address)}")
     return str(address)
 
 
 def admitted(address: str, allow: Iterable[Network]) -> bool:
     """Whether the ranges `allow` admit this canonical address; loopback and link-local need ranges of their own."""
-    literal = ipaddress.ip_address(address)
-    return any(_opens(network, literal) for network in allow)
+    return _open(tuple(map(_Span.of, allow)), ipaddress.ip_address(address))
 
 
-def _opening(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+@functools.lru_cache(maxsize=256)
+def _allowed(binding: Binding) -> tuple[_Span, ...]:
+    return tuple(map(_Span.of, binding.allow))
+
+
+def _opening(address: _Address) -> str:
     """What to do where an address is refused."""
-    guard = next((guarded for guarded in _GUARDED if _within(address, guarded)), None)
+    guard = _holding(_GUARDED, address)
     if guard is None:
         return "extend it, or correct the registration"
-    return f'add "{guard}" where it is meant, for a wide range does not open it'
+    return f'add "{guard.network}" where it is meant, for a wide range does not open it'
 
 
-def _within(address: ipaddress.IPv4Address | ipaddress.IPv6Address, network: Network) -> bool:
-    return address.version == network.version and address in network
+def _holding(spans: Iterable[_Span], address: _Address) -> _Span | None:
+    for span in spans:
+        if span.holds(address):
+            return span
+    return None
 
 
-def _opens(network: Network, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """True where `network` admits `address`; loopback and link-local only by a range inside theirs."""
-    if not _within(address, network):
-        return False
-    guard = next((guarded for guarded in _GUARDED if _within(address, guarded)), None)
-    return guard is None or (network.prefixlen >= guard.prefixlen and network.network_address in guard)
+def _open(allow: Iterable[_Span], address: _Address) -> bool:
+    """Whether one of the ranges admits the address; loopback and link-local only one inside theirs."""
+    guard = _holding(_GUARDED, address)
+    inside = [span for span in allow if span.holds(address)]
+    if guard is None:
+        return bool(inside)
+    return any(guard.first <= span.first and span.last <= guard.last for span in inside)
 
 
 def _port(raw: int | str | None, binding: Binding) -> int:

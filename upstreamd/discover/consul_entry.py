@@ -96,13 +96,12 @@ def _instance(entry: _Entry, binding: Binding, source: ConsulSource) -> Instance
     service = entry.service
     meta = service.meta or {}
     checks = entry.checks or []
-    label = f"service id {shown(service.id)} on node {shown(entry.node.node)}"
     port = _port(service, source.port_name)
     if port is None and source.port_name:
-        return Skipped(label, f"it has no port named {source.port_name}")
-    return admit(
+        return Skipped(_label(entry), f"it has no port named {source.port_name}")
+    found = admit(
         binding,
-        label,
+        "",
         address=service.address or entry.node.address or "",
         port=port,
         version=meta.get("upstreamd-version", ""),
@@ -113,6 +112,11 @@ def _instance(entry: _Entry, binding: Binding, source: ConsulSource) -> Instance
         draining=any(check.id.startswith(_MAINTENANCE) for check in checks),
         withheld=_withheld(checks, passing_only=source.passing_only),
     )
+    return replace(found, entry=_label(entry)) if isinstance(found, Skipped) else found
+
+
+def _label(entry: _Entry) -> str:
+    return f"service id {shown(entry.service.id)} on node {shown(entry.node.node)}"
 
 
 def _port(service: _Service, name: str) -> int | None:

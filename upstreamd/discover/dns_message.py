@@ -22,6 +22,7 @@ _FIXED = struct.Struct("!HHIH")  # type, class, TTL, length of the data
 _SERVICE = struct.Struct("!HHH")
 _SHORT = struct.Struct("!H")
 _LONGEST_NAME = 255
+_JUMPS = 32
 
 
 class Service(NamedTuple):
@@ -133,8 +134,8 @@ class _Reader:
             return int.from_bytes(self._wire[begin + length - 4 : begin + length])
         raise ValueError("a record's data has a wrong length")
 
-    def _name_at(self, position: int) -> tuple[str, int]:
-        """The name at `position`, and where it ends there. Pointers lead backwards only, so they end."""
+    def _name_at(self, position: int, jumps: int = 0) -> tuple[str, int]:
+        """The name at `position`, and where it ends there. Pointers lead backwards only, and not often."""
         labels: list[str] = []
         end, here, length = 0, position, 0
         while True:
@@ -144,9 +145,13 @@ class _Reader:
                 end = end or here + 2
                 if target >= here or target >= position:
                     raise ValueError("a name points forward")
+                if jumps == _JUMPS:
+                    raise ValueError("a name has too many pointers")
                 if target not in self._names:
-                    self._names[target] = self._name_at(target)[0]
+                    self._names[target] = self._name_at(target, jumps + 1)[0]
                 rest = self._names[target]
+                if length + len(rest) > 4 * _LONGEST_NAME:  # bytes that are escaped take four characters each
+                    raise ValueError("a name is too long")
                 return ".".join([*labels, rest] if rest else labels), end
             if size > 63:
                 raise ValueError("a label is longer than 63 bytes")

@@ -124,8 +124,8 @@ async def test_both_out_of_reach_are_a_failure() -> None:
         async with followed(asked) as seen:
             await seen.until(lambda state: state.ok, "the first answer")
             server.away |= {"near", "far"}
-            for name in ("near", "far"):
-                await server.put(name)
+            await server.put("near", consul_entry("10.1.0.1"))  # ends the blocking queries; the next are refused
+            await server.put("far", consul_entry("10.2.0.1"))
             state = await seen.until(lambda state: not state.ok, "the failure")
             assert "No path to datacenter" in state.error
             assert len(seen.instances) == 2

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from dns_fakes import FakeDns
+from dns_fakes import FakeDns, PreparedDns
 from source_fakes import binding, endpoints, followed, only
 
 from upstreamd.config import DnsSource, Listen, parse
@@ -209,10 +209,10 @@ async def test_answers_to_other_questions_are_passed_over() -> None:
 
 async def test_too_many_addresses_are_a_failure() -> None:
     """More than one source may name are refused as a whole."""
-    async with FakeDns() as server:
+    async with PreparedDns() as server:
         names = ("a", "b", "c")
         for number, name in enumerate(names):
-            server.zone[name, "A"] = [f"10.{number}.{each // 250}.{each % 250}" for each in range(3400)]
+            server.prepare(name, [f"10.{number}.{each // 250}.{each % 250}" for each in range(3400)])
         with pytest.raises(DiscoveryError, match="10200 instances") as caught:
             await source(server, *names).discover()
         assert caught.value.kind == "too_large"
