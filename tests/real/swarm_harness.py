@@ -86,6 +86,10 @@ class Services:
         identities = docker("service", "ps", "--quiet", "--no-trunc", name).split()
         return list(json.loads(docker("inspect", "--type", "task", *identities))) if identities else []
 
+    def updated(self, name: str) -> str:
+        """When the manager took the last change of a service."""
+        return docker("service", "inspect", "--format", '{{.UpdatedAt.Format "2006-01-02T15:04:05.000000Z"}}', name)
+
     def remove(self) -> None:
         """Remove everything that was made, where there still is a swarm."""
         if state() != "active true":
