@@ -129,8 +129,8 @@ async def test_what_was_discovered_stays_text(chromium: Browser) -> None:
             shown.events.publish(Kind.HEALTH, HOSTILE, service="app")
             await page.until("document.querySelector('#events').innerText.includes('<script>')")
             await page.until("document.querySelector('#history').innerText.includes('<script>')")
-            assert "<img src=x" in await page.value("document.querySelector('.reason').innerText")
-            assert r"\u202egnp.exe" in await page.value("document.querySelector('#banners').innerText")
+            await page.until("document.querySelector('.tile .reason').innerText.includes('<img src=x')")
+            await page.until(r"document.querySelector('#banners').innerText.includes('\\u202egnp.exe')")
             assert await page.value("document.querySelectorAll('img').length + Number('owned' in window)") == 0
             refused = "try { document.body.innerHTML = '<b>x</b>'; 'made' } catch (error) { error.name }"
             assert await page.value(refused) == "TypeError"
@@ -180,7 +180,7 @@ async def test_orders_are_confirmed_and_sent_with_the_token(chromium: Browser, t
     async with looked_at(member(0, version="blue"), member(1, version="green"), token_file=token) as shown:
         shown.applied(41, "10.0.0.1", cause="upstreamd has started")
         async with opened(chromium, shown.url) as page:
-            await page.shows("2 of 2 instances serve")
+            await page.until("document.querySelectorAll('.tile button').length === 2")
             assert await page.value("document.querySelector('.tile button').offsetParent") is None
             await unlocked(page, "a-token-that-nobody-guesses")
             await page.click(".tile button")
@@ -276,6 +276,7 @@ async def test_it_is_used_with_the_keyboard_alone(chromium: Browser) -> None:
         opened(chromium, shown.url) as page,
     ):
         await page.shows("8 of 8 instances serve")
+        await page.until("document.querySelectorAll('.tile[data-state]').length === 8")
         await page.press("Tab")
         assert await page.value("document.activeElement.className") == "skip"
         await page.press("Enter", "\r")
@@ -314,7 +315,8 @@ async def test_a_narrow_window_shows_everything(chromium: Browser, *, dark: bool
         async with opened(chromium, shown.url, width=375, height=800, dark=dark) as page:
             await page.shows("1 of 2 instances serve")
             changed(shown, 0, State.UNHEALTHY, "w" * 300)
-            await page.shows("0 of 2 instances serve")
+            await page.until("document.querySelectorAll('.tile[data-state=unhealthy]').length === 2")
+            await page.until("['.kind', '.banner', '#history time'].every((name) => document.querySelector(name))")
             assert await page.value("document.documentElement.scrollWidth") == 375
             assert await page.value(f"({CONTRAST})()") >= 4.5
 
