@@ -12,7 +12,7 @@ from enum import Enum, auto
 
 from upstreamd.apply.errorlog import ErrorLog
 from upstreamd.apply.master import Master
-from upstreamd.apply.process import Process
+from upstreamd.apply.process import Process, look
 from upstreamd.model import Clock
 
 _POLL = 0.004
@@ -101,13 +101,20 @@ class _Watch:
         if any(not worker.draining for worker in self._master.remaining(self._before.serving)):
             return Verdict.UNCLEAR if emergency else None
         if not self._fresh():
-            return Verdict.DIED
+            return None if self._starting() else Verdict.DIED
         # a worker that crashed and came back looks new too, but then nginx has said why it dropped the reload
         return Verdict.UNCLEAR if emergency else Verdict.TAKEN
 
     def verdict_at_the_end(self) -> Verdict:
         """The verdict when the time is over."""
         return Verdict.OLD_STAY if self._fresh() and not self._master.reloading() else Verdict.UNANSWERED
+
+    def _starting(self) -> bool:
+        """Whether a new child lives that has not become a worker yet: on a busy machine it waits for its turn, and has
+        the master's title until then (ngx_worker_process_cycle)."""
+        new = {pid for _ in range(2) for pid in self._master.children()} - self._before.children
+        found = (look(pid) for pid in new)
+        return any(looks is not None and not looks.zombie for looks in found)
 
     def _fresh(self) -> bool:
         return any(
