@@ -14,9 +14,8 @@ import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-import hypothesis
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Containers that tests start are removed by the fixtures that started them: no housekeeping image is fetched.
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
@@ -24,15 +23,10 @@ os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 os.environ.setdefault("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
 
 # In CI the same examples every time: what a search by chance finds is found, and mended, on somebody's own machine.
-settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
-settings.register_profile("here", deadline=None, print_blob=True)
+_SLOW = [HealthCheck.too_slow]  # other work shares the machine: slow examples say nothing of the code
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True, suppress_health_check=_SLOW)
+settings.register_profile("here", deadline=None, print_blob=True, suppress_health_check=_SLOW)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
-
-# Other work shares the machine: how long one example takes says nothing of the code.
-hypothesis.settings.register_profile(
-    "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("busy machine")
 
 _DEBIAN_NGINX = "/usr/sbin/nginx"
 
