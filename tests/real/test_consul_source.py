@@ -243,3 +243,23 @@ async def test_a_lost_leader_is_a_failure(consul_binary: str, tmp_path: Path) ->
             assert "500" in state.error
             await asyncio.to_thread(servers[1].start, *servers)
             await seen.until(lambda state: state.ok, "the new leader")
+
+
+async def test_a_prepared_query_finds_what_its_definition_says(consul: Agent) -> None:
+    """A real prepared query, asked by its name: tagged instances come and go, and critical ones it leaves out."""
+    definition = {"Name": "tagged", "Service": {"Service": "app", "Tags": ["http"], "Near": "_agent"}}
+    created = await do(consul, "POST", "/query", definition)
+    assert isinstance(created, dict)
+    try:
+        async with source(consul, ConsulSource(query="tagged", interval=0.2, near="_agent", nearest=1)) as seen:
+            await register(consul, "one", "10.0.0.1", Tags=["http"])
+            await register(consul, "other", "10.0.0.9")
+            assert (await known(seen)).id == "one"
+            await register(consul, "two", "10.0.0.2", Tags=["http"])
+            await known(seen, SECOND)
+            assert sorted(instance.backup for instance in seen.instances) == [False, True]
+            await do(consul, "PUT", "/agent/service/maintenance/one?enable=true")
+            await seen.until(lambda _: not seen.at(FIRST), "the one in maintenance to be left out")
+            await do(consul, "PUT", "/agent/service/maintenance/one?enable=false")
+    finally:
+        await do(consul, "DELETE", f"/query/{created['ID']}")
