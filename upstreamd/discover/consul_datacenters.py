@@ -30,16 +30,14 @@ class Datacenters:
         self._known: dict[str, Answer] = {}
         self._trouble: dict[str, str] = {}
         self._failed: dict[str, DiscoveryError] = {}
-        self._told = False  # the last call answered
+        self._told = False  # there was an answer since the last failure of all
 
     async def answer(self) -> Answer:
         """See Query."""
-        whole = not self._told
-        self._told = False
         for name in self._queries:
             if name not in self._asking:
                 self._asking[name] = asyncio.create_task(self._ask(name), name=f"consul in {name}")
-        first = asyncio.ALL_COMPLETED if whole else asyncio.FIRST_COMPLETED
+        first = asyncio.FIRST_COMPLETED if self._told else asyncio.ALL_COMPLETED
         await asyncio.wait(self._asking.values(), return_when=first)
         for name in [name for name, task in self._asking.items() if task.done()]:
             self._take(name, self._asking.pop(name))
@@ -47,6 +45,7 @@ class Datacenters:
             nearest = self._failed[next(iter(self._queries))]
             await self.close()
             self._failed.clear()
+            self._told = False
             raise DiscoveryError(str(nearest), kind=nearest.kind) from nearest
         self._told = True
         return self._merged()

@@ -52,7 +52,7 @@ async def datacenters(**settings: object) -> AsyncIterator[tuple[Datacenters, Co
 
 
 def discoverer(server: HTTPServer, source: ConsulSource) -> ConsulDiscoverer:
-    found = agent(ConsulAgent(address=server.url, wait=5.0), {})
+    found = agent(ConsulAgent(address=server.url, wait=60.0), {})
     return ConsulDiscoverer("consul", binding(), source, found, Transport(found))
 
 
@@ -144,6 +144,21 @@ async def test_a_wiped_datacenter_keeps_its_instances_while_the_other_answers() 
         answer = await asked.discover()
         assert roles(answer) == {"10.1.0.1": False, "10.2.0.1": True}
         assert "went back from 18 to 9" in answer.skipped[0].reason
+
+
+async def test_after_a_cancelled_call_one_change_is_enough() -> None:
+    """A call that is cancelled does not make the next one wait for every datacenter."""
+    async with datacenters() as (server, asked):
+        await server.put("near", consul_entry("10.1.0.1"))
+        await server.put("far", consul_entry("10.2.0.1"))
+        await asked.discover()
+        waiting = asyncio.create_task(asked.discover())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        await server.put("near", consul_entry("10.1.0.2"))
+        async with asyncio.timeout(20.0):  # the far one's blocking query lasts longer
+            assert roles(await asked.discover()) == {"10.1.0.2": False, "10.2.0.1": True}
 
 
 async def test_closing_while_datacenters_are_asked_leaves_no_task() -> None:
