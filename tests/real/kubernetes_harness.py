@@ -21,12 +21,39 @@ from tests.real.nginx_harness import free_port
 
 _PATIENCE = 90.0  # seconds; an API server takes ten on an idle machine
 GATES = "EndpointSliceTerminatingCondition=true"
+_NAMES = {
+    "plural": "endpointslices",
+    "singular": "endpointslice",
+    "kind": "EndpointSlice",
+    "listKind": "EndpointSliceList",
+}
+SLICES_V1 = {
+    "metadata": {
+        "name": "endpointslices.discovery.k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, for tests: 1.20 has no v1 of its own"},
+    },
+    "spec": {
+        "group": "discovery.k8s.io",
+        "scope": "Namespaced",
+        "names": _NAMES,
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+"""What makes an API server without discovery.k8s.io/v1 serve it, without a controller that writes slices."""
 
 
 class ControlPlane:
     """One control plane with RBAC. Tokens: `admin`, and those that `account` makes."""
 
-    def __init__(self, binaries: Path, directory: Path) -> None:
+    def __init__(self, binaries: Path, directory: Path, *, version: str = "v1beta1") -> None:
+        self.version = version
         self.admin = "admin-token"
         self.ca = directory / "certs" / "apiserver.crt"
         self._binaries = binaries
@@ -50,7 +77,10 @@ class ControlPlane:
         self._start_etcd()
         self._start_server()
         self._until_ready()
-        self._start_controller()
+        if self.version == "v1":
+            self.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", SLICES_V1)
+        else:
+            self._start_controller()
 
     def stop(self) -> None:
         """End everything, the last one started first."""
@@ -119,6 +149,7 @@ class ControlPlane:
             "--service-cluster-ip-range=10.96.0.0/16",
             "--disable-admission-plugins=ServiceAccount",
             f"--feature-gates={GATES}",
+            f"--runtime-config=discovery.k8s.io/v1beta1={'false' if self.version == 'v1' else 'true'}",
         )
 
     def _start_controller(self) -> None:
@@ -207,9 +238,9 @@ def own_address() -> str:
 
 
 @contextlib.contextmanager
-def control_plane(binaries: str, directory: Path) -> Iterator[ControlPlane]:
-    """A running control plane with one node, "here"."""
-    plane = ControlPlane(Path(binaries), directory)
+def control_plane(binaries: str, directory: Path, *, version: str = "v1beta1") -> Iterator[ControlPlane]:
+    """A running control plane with one node, "here", that serves this version of discovery.k8s.io."""
+    plane = ControlPlane(Path(binaries), directory, version=version)
     try:
         plane.start()
         plane.ask(

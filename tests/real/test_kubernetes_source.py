@@ -1,7 +1,7 @@
 """The Kubernetes source against a real API server and its EndpointSlice controller, and the sidecar fed by it.
 
-The API server is 1.20, which serves discovery.k8s.io/v1beta1; v1 is simulated in tests/unit/discover. There is no
-kubelet: pods are ready, terminate and end when the test says so, and slices are the controller's own.
+The API server is 1.20, which serves discovery.k8s.io/v1beta1; another is made to serve v1. There is no kubelet: pods
+are ready, terminate and end when the test says so, and slices are the controller's own (with v1: the test's).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from source_fakes import Followed, binding, followed, until
 
 from tests.real.nginx_harness import Nginx
 from tests.real.sidecar_harness import App, Load, Sidecar, beside, eventually
-from upstreamd.config import KubernetesCluster, KubernetesSource
+from upstreamd.config import KubernetesCluster, KubernetesSource, parse
 from upstreamd.discover.kubernetes import KubernetesDiscoverer
 from upstreamd.discover.kubernetes_access import access
 from upstreamd.discover.kubernetes_api import Server
@@ -124,6 +124,55 @@ async def test_changes_are_seen_at_once(plane: ControlPlane, application: Applic
             await known(seen, f"10.1.0.{count}")
             delays.append(seen.times[-1] - begin)
     assert sorted(delays)[len(delays) // 2] < 1.0
+
+
+async def test_v1_is_listed_and_watched(kubernetes_binaries: str, tmp_path: Path) -> None:
+    """An API server that serves v1 alone: slices come, change and go, and new lists lose nothing."""
+    token = tmp_path / "token"
+    with control_plane(kubernetes_binaries, tmp_path / "plane", version="v1") as plane:
+        token.write_text(plane.admin)
+        path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+
+        def described(address: str, **conditions: bool) -> dict[str, Any]:
+            endpoint = {"addresses": [address], "conditions": conditions, "zone": "a", "targetRef": {"uid": address}}
+            return {"addressType": "IPv4", "ports": [{"name": "http", "port": 80}], "endpoints": [endpoint]}
+
+        def put(name: str, address: str, **conditions: bool) -> None:
+            metadata = {"name": name, "labels": {"kubernetes.io/service-name": "web"}}
+            kind = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata}
+            plane.ask("POST", path, {**kind, **described(address, **conditions)})
+
+        await eventually(lambda: _asked(plane, path), "v1 to be served", 60.0)
+        application = Application(plane, "default")
+        await asyncio.to_thread(put, "web-1", "10.1.0.1", ready=True)
+        async with source(plane, application, token, resync=2.0) as seen:
+            await known(seen, "10.1.0.1")
+            await asyncio.to_thread(put, "web-2", "10.1.0.2", ready=False, serving=True, terminating=True)
+            assert (await known(seen, "10.1.0.2")).draining
+            await asyncio.to_thread(plane.ask, "DELETE", f"{path}/web-2")
+            await seen.until(lambda _: not at(seen, "10.1.0.2"), "the end")
+            assert at(seen, "10.1.0.1")
+            assert seen.errors == []
+
+
+def _asked(plane: ControlPlane, path: str) -> bool:
+    with contextlib.suppress(AssertionError):
+        plane.ask("GET", path)
+        return True
+    return False
+
+
+async def test_the_shipped_manifests_are_what_kubernetes_takes(plane: ControlPlane, application: Application) -> None:
+    """The API server takes every document of deploy/kubernetes, and upstreamd takes the configuration in them."""
+    groups = {"v1": "/api/v1", "apps/v1": "/apis/apps/v1"}
+    for path in sorted(RBAC.parent.glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            group = groups.get(document["apiVersion"], f"/apis/{document['apiVersion']}")
+            where = f"{group}/namespaces/{application.namespace}/{document['kind'].lower()}s?dryRun=All"
+            await asyncio.to_thread(plane.ask, "POST", where, document)
+            if document["kind"] == "ConfigMap":
+                config = parse(document["data"]["upstreamd.toml"])
+                assert config.services[0].kubernetes is not None
 
 
 async def test_the_shipped_role_is_enough_and_needed(
