@@ -56,6 +56,7 @@ class Followed:
         self.states: list[SourceState] = []
         self.times: list[float] = []
         self.errors: list[tuple[str, str]] = []
+        self.patience = PATIENCE
 
     def publish(self, state: SourceState) -> None:
         """Hear of a state."""
@@ -78,7 +79,8 @@ class Followed:
 
     async def until(self, holds: Callable[[SourceState], object], what: str) -> SourceState:
         """Wait until the newest state satisfies `holds`."""
-        await until(lambda: self.states and holds(self.state), f"{what}; the newest state is {self.state}")
+        newest = f"{what}; the newest state is {self.state}"
+        await until(lambda: self.states and holds(self.state), newest, self.patience)
         return self.state
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.real.nginx_harness import free_port
 
-_PATIENCE = 90.0  # seconds; an API server takes ten on an idle machine
+_PATIENCE = 120.0  # seconds; an API server takes ten on an idle machine
 GATES = "EndpointSliceTerminatingCondition=true"
 _NAMES = {
     "plural": "endpointslices",

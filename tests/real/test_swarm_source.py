@@ -51,6 +51,7 @@ async def source(service: str, network: str = "", **settings: float) -> AsyncIte
     found = engine(DockerEngine(host=f"unix://{SOCKET}"), {}, "swarm.host")
     bound = {service: Bound(binding(service=service), network)}
     async with followed(SwarmDiscoverer(bound, found, SwarmManager(**settings), time.monotonic)) as seen:  # type: ignore[arg-type]  # numbers only
+        seen.patience = 60.0  # containers start and stop, on a machine that may be busy
         await seen.until(lambda state: state.answered or seen.errors, "an answer")
         yield seen
 
