@@ -95,7 +95,7 @@ def _nearest_first(admitted: Iterable[Instance | Skipped], nearest: int) -> Iter
 def _instance(entry: _Entry, binding: Binding, source: ConsulSource) -> Instance | Skipped:
     service = entry.service
     meta = service.meta or {}
-    checks = entry.checks or []
+    checks = [check for check in entry.checks or () if check.status != "passing"]  # of thousands, most have none
     port = _port(service, source.port_name)
     if port is None and source.port_name:
         return Skipped(_label(entry), f"it has no port named {source.port_name}")
@@ -129,9 +129,9 @@ def _port(service: _Service, name: str) -> int | None:
 
 
 def _withheld(checks: list[_Check], *, passing_only: bool) -> str:
-    """The reason why Consul's checks hold an instance back, maintenance apart; empty where they do not."""
+    """The reason why checks that do not pass hold an instance back, maintenance apart; empty where they do not."""
     for check in sorted(checks, key=lambda check: check.status != "critical"):  # the gravest reason first
-        if check.status == "passing" or check.id.startswith(_MAINTENANCE):
+        if check.id.startswith(_MAINTENANCE):
             continue
         if check.status == "warning" and not passing_only:
             continue
