@@ -13,7 +13,8 @@ import yaml
 from kubernetes_fakes import FakeKubernetes, endpoint, endpoint_slice
 from source_fakes import binding, followed
 
-from upstreamd.config import KubernetesCluster, KubernetesSource
+from upstreamd.config import KubernetesCluster, KubernetesSource, parse
+from upstreamd.discover import build
 from upstreamd.discover.kubernetes import KubernetesDiscoverer
 from upstreamd.discover.kubernetes_access import Access, access
 from upstreamd.discover.kubernetes_api import Server
@@ -180,3 +181,43 @@ async def test_a_token_that_was_rotated_is_sent(tmp_path: Path) -> None:
             sent = [request.headers["Authorization"] for request in server.requests]
             assert sent[0] == "Bearer old"
             assert sent[-1] == "Bearer new"
+
+
+def test_sections_make_sources() -> None:
+    """One source a service for Kubernetes, one for all services of a swarm, which is asked where docker.host says."""
+    config = parse(
+        """
+        [services.a]
+        output = "/a"
+        kubernetes = { service = "a" }
+        [services.b]
+        output = "/b"
+        kubernetes = { selector = "app=b" }
+        [services.c]
+        output = "/c"
+        swarm = {}
+        [services.d]
+        output = "/d"
+        swarm = { network = "host" }
+        [kubernetes]
+        api = "https://10.0.0.1:6443"
+        [docker]
+        host = "tcp://10.0.0.2:2375"
+        """
+    )
+    made = {source.name: source.services for source in build(config, environ={})}
+    assert made == {"kubernetes:a": {"a"}, "kubernetes:b": {"b"}, "swarm": {"c", "d"}}
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("", "is missing"),
+        ('service = "a"\nselector = "x=y"', "goes with no service"),
+        ('service = "A_b"', "lower case"),
+    ],
+)
+def test_what_a_section_may_not_say(section: str, said: str) -> None:
+    """Neither a Service nor a selector, both, or a name that Kubernetes has not."""
+    with pytest.raises(ConfigError, match=said):
+        parse(f"[services.a.kubernetes]\n{section}\n")
