@@ -76,12 +76,14 @@ class Departures:
         self._resolved: frozenset[str] = frozenset()
         self._unknown_since: dict[Key, float] = {}
         self._drained: set[Key] = set()
+        self._idle: frozenset[Key] = frozenset()
 
     def leave(self, service: str, endpoints: frozenset[Endpoint], *, resolved: bool) -> None:
         """These endpoints of `service` are to get no new requests; no others are."""
         self._leaving[service] = endpoints
         self._resolved = self._resolved | {service} if resolved else self._resolved - {service}
         self._drained = {key for key in self._drained if key[0] != service or key[1] in endpoints}
+        self._idle = frozenset(key for key in self._idle if key[0] != service or key[1] in endpoints)
         for key in [key for key in self._unknown_since if key[0] == service and key[1] not in endpoints]:
             del self._unknown_since[key]
 
@@ -107,6 +109,7 @@ class Departures:
             unseen = self.witnesses.blind and service not in self._resolved
             if unproved or unseen or self.witnesses.knows(key):
                 self._unknown_since.pop(key, None)
+                self._idle -= {key}
             elif service not in self._resolved:
                 self._drained.add(key)
             elif now - self._unknown_since.setdefault(key, now) >= SETTLING:
@@ -114,12 +117,15 @@ class Departures:
         return asked
 
     def told(self, key: Key, busy: bool | None) -> None:  # noqa: FBT001 - as `in_flight` has it
-        """Whether a request is under way to this one; None where that cannot be seen."""
+        """Whether a request is under way to this one; None where that cannot be seen. It is drained when none was
+        seen two times in a row."""
         since = self._unknown_since.get(key)
         if since is None or key not in self.waiting or self.witnesses.knows(key):
             return  # put back meanwhile
-        if busy is False or (busy is None and self._clock() - since >= UNSEEN_PATIENCE):
+        waited = busy is None and self._clock() - since >= UNSEEN_PATIENCE
+        if waited or (busy is False and key in self._idle):
             self._drained.add(key)
+        self._idle = self._idle | {key} if busy is False else self._idle - {key}
 
     def marked(self, service: str, view: ServiceView) -> ServiceView:
         """The service for those who look, with its drained instances called so."""

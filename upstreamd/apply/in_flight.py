@@ -25,6 +25,7 @@ _SOCK_DIAG = 4
 _BY_FAMILY = 20
 _DUMP = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
 _ERROR, _DONE = 2, 3
+_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
 _INFO = 2
 _BYTECODE = 1
 _DESTINATION = 8  # INET_DIAG_BC_D_COND
@@ -59,6 +60,8 @@ def in_flight(endpoint: Endpoint, master: int) -> bool | None:
         return None
     try:
         busy = [connection for connection in connections(endpoint) if connection.busy]
+    except (TimeoutError, InterruptedError):
+        return True  # the kernel had no time to tell; it is asked again
     except OSError:
         return None
     return bool(busy) and not {connection.inode for connection in busy} <= _our_sockets()
@@ -98,7 +101,9 @@ def _answers(asked: socket.socket) -> Iterator[Connection]:
         data = asked.recv(262144)
         received += len(data)
         while len(data) >= 16:
-            length, kind = struct.unpack_from("=IH", data)
+            length, kind, flags = struct.unpack_from("=IHH", data)
+            if flags & _INTERRUPTED:
+                raise InterruptedError("the list of sockets changed while it was read")
             if kind == _DONE:
                 return
             if kind == _ERROR or length < 16:
