@@ -18,8 +18,9 @@ from upstreamd.model import Endpoint
 
 QUIET = 0.02
 """Seconds without a byte after which an answered connection counts as idle. A stream that pauses longer looks idle."""
-AMBIGUOUS = 0.25
-"""The same where the last bytes of both directions fell into one tick of the kernel's, and their order is not known."""
+AMBIGUOUS = 0.06
+"""The same where the last bytes of both directions fell into one tick of the kernel's, and their order is not known. By
+then a request that is not answered yet was acknowledged on its own: a delayed ACK takes 40 ms at most (tcp(7))."""
 
 _SOCK_DIAG = 4
 _BY_FAMILY = 20
@@ -36,13 +37,14 @@ _PATIENCE = 1.0
 
 
 class Connection(NamedTuple):
-    """One connection to an instance: the inode of its socket, the seconds since a byte was sent and received on it, and
-    whether none was ever received."""
+    """One connection to an instance: the inode of its socket, the seconds since a byte was sent and received on it and
+    since one was acknowledged, and whether none was ever received."""
 
     inode: int
     sent: float
     received: float
     unanswered: bool = False
+    acknowledged: float = 0.0
 
     @property
     def busy(self) -> bool:
@@ -50,7 +52,9 @@ class Connection(NamedTuple):
         latest = min(self.sent, self.received)
         if self.unanswered or self.sent < self.received:
             return True
-        return latest < (AMBIGUOUS if self.sent == self.received else QUIET)
+        if self.sent != self.received:
+            return latest < QUIET
+        return latest < AMBIGUOUS or 0 < self.received - self.acknowledged <= AMBIGUOUS
 
 
 def in_flight(endpoint: Endpoint, master: int) -> bool | None:
@@ -127,8 +131,9 @@ def _connection(message: bytes) -> Connection | None:
         if kind == _INFO:
             info = message[at + 4 : at + length]
             sent, heard = struct.unpack_from("=I", info, 44)[0], struct.unpack_from("=I", info, 52)[0]
+            acknowledged = struct.unpack_from("=I", info, 56)[0]
             unanswered = len(info) >= 136 and _asked_in_vain(info)
-            return Connection(inode, sent / 1000, heard / 1000, unanswered=unanswered)
+            return Connection(inode, sent / 1000, heard / 1000, unanswered, acknowledged / 1000)
         at += max(4, (length + 3) & ~3)
     return None
 
