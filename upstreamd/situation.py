@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -104,6 +105,12 @@ class Situation:
     def decide(self, settings: ServiceSettings, before: Upstream | None, standing: Standing | None = None) -> Decision:
         """Who serves this service now, where `before` is what nginx is known to serve; or who would, if these other
         orders were `standing`."""
+        return self.case(settings, before, standing)()
+
+    def case(
+        self, settings: ServiceSettings, before: Upstream | None, standing: Standing | None = None
+    ) -> Callable[[], Decision]:
+        """As `decide`, as things stand now; but what is returned decides, and may be called in another thread."""
         name = settings.name
         standing = standing or self.standing
         claims = with_drains(self.claims(name), standing.drained(name))
@@ -114,8 +121,9 @@ class Situation:
                 if found is not None:
                     health[claim.instance.endpoint] = found
         refused = self._claims.refused.get(name, ())
-        ejected = self._evidence.ejected(name) if self._evidence is not None else {}
-        return decide(
+        ejected = dict(self._evidence.ejected(name)) if self._evidence is not None else {}
+        return functools.partial(
+            decide,
             settings,
             claims,
             health,
@@ -155,6 +163,10 @@ class Situation:
 def _tell(before: SourceState, after: SourceState) -> None:
     """One line that says which instances a source names more, fewer, or otherwise than before."""
     was, now = _named(before), _named(after)
+    was, now = (
+        {key: each for key, each in was.items() if now.get(key) != each},
+        {key: each for key, each in now.items() if was.get(key) != each},
+    )
     changes = [f"+{service} {endpoint}" for service, endpoint in sorted(now.keys() - was.keys())]
     changes += [f"-{service} {endpoint}" for service, endpoint in sorted(was.keys() - now.keys())]
     for key in sorted(was.keys() & now.keys()):

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from upstreamd.decide import EVERY, Drain, Split, Turn, Versions
-from upstreamd.model import Clock, Endpoint, Instance, Marker, Server, Snapshot, Upstream
+from upstreamd.model import RANK, Clock, Endpoint, Instance, Marker, Server, Snapshot, Upstream
 
 log = logging.getLogger("upstreamd.state")
 
@@ -131,7 +131,7 @@ class StateFile:
             return
         now, wall = self._clock(), self._wall()
         sources = {
-            name: _SavedSource(wall - (now - snapshot.taken_at), sorted(snapshot.instances))
+            name: _SavedSource(wall - (now - snapshot.taken_at), sorted(snapshot.instances, key=RANK))
             for name, snapshot in saved.snapshots.items()
         }
         upstreams = {name: _SavedUpstream(list(upstream.servers)) for name, upstream in saved.upstreams.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from upstreamd.model import Endpoint, Instance, SourceState
+from upstreamd.model import RANK, Endpoint, Instance, SourceState
 
 MAX_REFUSALS = 20
 """Refused claims that are named for each service; the others are counted, since a tenant can make thousands."""
@@ -57,7 +57,7 @@ def settle(sources: Iterable[SourceState], owners: Mapping[Endpoint, str]) -> Cl
     for state in sources:
         if state.snapshot is not None:
             held = state.snapshot.held
-            for instance in sorted(state.snapshot.instances):
+            for instance in sorted(state.snapshot.instances, key=RANK):
                 claims.setdefault(instance.endpoint, []).append(Claim(instance, state.name, instance in held))
     accepted: dict[str, list[Claim]] = {}
     refused: dict[str, list[str]] = {}
@@ -77,7 +77,7 @@ def settle(sources: Iterable[SourceState], owners: Mapping[Endpoint, str]) -> Cl
         for service, claim in served.items():
             accepted.setdefault(service, []).append(claim)
     return Claims(
-        {service: tuple(sorted(found, key=_order)) for service, found in accepted.items()},
+        {service: tuple(sorted(found, key=lambda claim: RANK(claim.instance))) for service, found in accepted.items()},
         {service: _bounded(service, found) for service, found in refused.items()},
         now_owned,
     )
@@ -96,10 +96,6 @@ def _owner(claimants: Sequence[Claim], known: str | None) -> Claim:
 
 def _same_pool(one: Claim, other: Claim) -> bool:
     return one.source == other.source and one.instance.service == other.instance.service
-
-
-def _order(claim: Claim) -> Instance:
-    return claim.instance
 
 
 def _bounded(service: str, refusals: list[str]) -> tuple[str, ...]:

@@ -11,7 +11,19 @@ from upstreamd.decide.claim import Claim
 from upstreamd.decide.degraded import FINEST, reduced
 from upstreamd.decide.versions import LARGEST, Split, shared
 from upstreamd.decide.warmup import STEPS, warmed
-from upstreamd.model import Decision, Ejection, Endpoint, Health, Instance, Member, Server, State, Status, Upstream
+from upstreamd.model import (
+    RANK,
+    SERVER_RANK,
+    Decision,
+    Ejection,
+    Endpoint,
+    Health,
+    Member,
+    Server,
+    State,
+    Status,
+    Upstream,
+)
 
 _WITHOUT_BACKUP = ("hash", "ip_hash", "random")
 _STATES = {
@@ -87,7 +99,9 @@ def decide(
     serving = {server.endpoint for server in servers}
     members = tuple(
         Member(claim.instance, claim.source, state, claim.instance.endpoint in serving, reason, since)
-        for claim, state, reason, since in (sorted([*states, *idle], key=_order) if idle else states)
+        for claim, state, reason, since in (
+            sorted([*states, *idle], key=lambda judged: RANK(judged[0].instance)) if idle else states
+        )
     )
     upstream = _upstream(settings, servers) if servers else None
     shares = split.shares() if split is not None else {}
@@ -101,10 +115,6 @@ def _awaited(claim: Claim, health: Mapping[Endpoint, Health]) -> bool:
         return False
     known = health.get(claim.instance.endpoint, _UNKNOWN)
     return known.status is Status.CHECKING and (known == _UNKNOWN or known.streak > 0)
-
-
-def _order(judged: _Judged) -> Instance:
-    return judged[0].instance
 
 
 def _divided(judged: list[_Judged], split: Split | None) -> tuple[list[_Judged], list[_Judged]]:
@@ -225,10 +235,10 @@ def _servers(settings: ServiceSettings, claims: Sequence[Claim]) -> tuple[Server
     where its method knows no backup (ngx_http_upstream_module: not with hash, ip_hash and random)."""
     primaries = [claim for claim in claims if not claim.instance.backup]
     if not primaries:
-        return tuple(sorted(_server(settings, claim, backup=False) for claim in claims))
+        return tuple(sorted((_server(settings, claim, backup=False) for claim in claims), key=SERVER_RANK))
     if not _knows_backup(settings):
         claims = primaries
-    return tuple(sorted(_server(settings, claim, backup=claim.instance.backup) for claim in claims))
+    return tuple(sorted((_server(settings, claim, backup=claim.instance.backup) for claim in claims), key=SERVER_RANK))
 
 
 def _server(settings: ServiceSettings, claim: Claim, *, backup: bool) -> Server:
@@ -305,7 +315,7 @@ def _kept(settings: ServiceSettings, servers: Sequence[Server]) -> tuple[Server,
     """Servers of an earlier decision as the present settings can have them: never backups alone."""
     if all(server.backup for server in servers) or not _knows_backup(settings):
         servers = [replace(server, backup=False) for server in servers]
-    return tuple(sorted(servers))
+    return tuple(sorted(servers, key=SERVER_RANK))
 
 
 def _knows_backup(settings: ServiceSettings) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from upstreamd.model import Endpoint, Instance, Server
+from upstreamd.model import SERVER_RANK, Endpoint, Instance, Server
 
 EVERY = 0
 """The number of the split that everything begins with: no version is active, and all of them serve."""
@@ -142,7 +142,7 @@ def shared(
     mine_times, rest_times = _factors(part, *limits)
     weights = {each: own[each] * (mine_times if each in mine else rest_times) for each in primaries}
     found = (replace(server, weight=weights.get(server, server.weight)) for server in servers)
-    return tuple(sorted(found)), ""
+    return tuple(sorted(found, key=SERVER_RANK)), ""
 
 
 def _smallest(servers: Sequence[Server]) -> dict[Server, int]:
