@@ -6,6 +6,7 @@ has a virtual IP or answers with DNS round robin; its host-mode ports lie at the
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from upstreamd.discover.admit import admit, shown
@@ -18,6 +19,7 @@ HOST = "host"
 
 _ROUTING_MESH = "ingress"  # its addresses answer for every task
 _STACK = "com.docker.stack.namespace"
+_PORT = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def _at_node(place: Place, published: dict[int, list[int]], *, on_host: bool) ->
     default = place.bound.binding.port
     wanted = default
     if label:
-        wanted = int(label) if label.isascii() and label.isdigit() else 0
+        wanted = int(label) if _PORT.fullmatch(label) else 0
     elif len(published) == 1:
         wanted = next(iter(published))
     if wanted not in published:

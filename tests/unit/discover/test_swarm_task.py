@@ -122,6 +122,14 @@ def test_of_several_networks_none_is_taken_at_random() -> None:
     assert "not on the network 'other'" in reason(task, network="other")
 
 
+@pytest.mark.parametrize("port", ["9" * 5000, "²", "-1", "80; server 6.6.6.6"])
+def test_a_port_that_is_none_costs_its_own_task_alone(port: str) -> None:
+    """Whoever labels a service with it loses its own tasks; it is no failure of the source, which feeds others too."""
+    said = reason(swarm_task("t1", ports={80: 32768}), swarm_service(port=port))
+    assert "publishes no port" in said
+    assert len(said) < 300
+
+
 def test_an_overlay_and_a_host_mode_port_are_two_ways() -> None:
     """Which of the two nginx can reach only the operator knows: "host" names the second."""
     task = swarm_task("t1", "10.0.1.2", ports={3000: 32768})
