@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import urllib.parse
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ MAX_BYTES = 16 * 1024 * 1024
 
 _REDIRECTS = 3
 _REDIRECTING = (301, 302, 303, 307, 308)
-_ETAG = 256  # characters; a longer one is not sent back
+_ETAG = re.compile(r"[!-~]{1,256}")
+"""What may be sent back: other bytes could not be, and every question after would fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class HttpDiscoverer:
         headers = {"Accept": "application/json", **IDENTITY, **dict(self._source.headers)}
         if self._source.token_file:
             headers["Authorization"] = f"Bearer {secret(self._source.token_file, 'the token file')}"
-        if self._known is not None and 0 < len(self._known[0]) <= _ETAG:
+        if self._known is not None and _ETAG.fullmatch(self._known[0]):
             headers["If-None-Match"] = self._known[0]
         return headers
 
@@ -107,10 +109,11 @@ class HttpDiscoverer:
         """Where the answer leads; never to another server, which would get the token and be believed."""
         try:
             target = url.join(yarl.URL(reply.location))
+            elsewhere = target.origin() != url.origin()
         except ValueError as error:
             reason = f"{self._whom} redirects to {shown(reply.location)}, which is no address"
             raise DiscoveryError(reason, kind="malformed") from error
-        if not reply.location or target.origin() != url.origin():
+        if not reply.location or elsewhere:
             reason = f"{self._whom} redirects to another server, {shown(reply.location)}; name that one as its url"
             raise DiscoveryError(reason, kind="status")
         return target

@@ -85,6 +85,38 @@ async def test_an_unchanged_list_is_not_sent_again() -> None:
     assert endpoints(answers[0]) == {"10.0.0.1:80"}
 
 
+async def test_an_etag_that_cannot_be_sent_back_is_not() -> None:
+    """Bytes that no header of ours may hold spoil no question that comes after."""
+    asked_with: list[str | None] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        asked_with.append("if-none-match" if "if-none-match" in head else None)
+        body = json.dumps(ONE).encode()
+        length = f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+        writer.write(b'HTTP/1.1 200 OK\r\nETag: "\xff\xfe"\r\n' + length + body)
+        await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(handler, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    url = f"http://127.0.0.1:{port}/targets"
+    asked = HttpDiscoverer("http", binding(), HttpSource(url=url, interval=0.1, timeout=10.0))
+    async with listening:
+        answers = [await asked.discover() for _ in range(2)]
+        await asked.close()
+    assert asked_with == [None, None]
+    assert endpoints(answers[1]) == {"10.0.0.1:80"}
+
+
+@pytest.mark.parametrize("location", ["mailto:root@internal", "http://[", "http://127.0.0.1:99999/"])
+async def test_a_redirect_to_what_is_no_address_is_a_failure(location: str) -> None:
+    """It is told as an answer that cannot be used, not as a defect of ours."""
+    failed = await failure_of(always(web.Response(status=302, headers={"Location": location})))
+    assert failed.kind == "malformed"
+    assert "which is no address" in str(failed)
+
+
 async def test_a_304_that_nobody_asked_for_is_a_failure() -> None:
     """Without a set that could be meant, "not modified" says nothing."""
     assert (await failure_of(always(web.Response(status=304)))).kind == "status"
