@@ -18,6 +18,8 @@ NEWEST = 9
 _TIMEOUT = 5.0
 _MOST_BYTES = 16 * 1024 * 1024
 _MOST_WORDS = 160
+_NO_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of bytes that are not the JSON expected."""
 _Answer = TypeVar("_Answer")
 
 
@@ -122,10 +124,9 @@ async def _bounded(answer: aiohttp.ClientResponse, base: str) -> bytes:
 def _decoded(content: bytes, kind: type[_Answer], base: str) -> _Answer:
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.DecodeError as error:
-        raise ApplyError(
-            f"{base} did not answer as nginx's API does ({error}); set nginx_plus.api to where `api write=on;` stands"
-        ) from error
+    except _NO_JSON as error:
+        said, remedy = _printable(str(error)), "set nginx_plus.api to where `api write=on;` stands"
+        raise ApplyError(f"{base} did not answer as nginx's API does ({said}); {remedy}") from error
 
 
 _REMEDIES = {
@@ -139,7 +140,7 @@ def _refusal(status: int, content: bytes, what: str) -> str:
     """nginx's own reason for a refusal, and what to do about it where we know."""
     try:
         reason = msgspec.json.decode(content, type=_Refusal).error
-    except msgspec.DecodeError:
+    except _NO_JSON:
         reason = _Reason()
     remedy = _REMEDIES.get(reason.code, "")
     words = f": {_printable(reason.text)}" if reason.text else ""

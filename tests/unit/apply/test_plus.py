@@ -195,6 +195,18 @@ async def test_what_is_not_the_api_is_named(body: bytes) -> None:
             await api.close()
 
 
+@pytest.mark.parametrize("body", [b'{"error": {"text": "\xff"}}', b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"])
+async def test_a_refusal_that_cannot_be_read_is_a_refusal(body: bytes) -> None:
+    """Bytes that are no UTF-8 and nesting without end are an error like any other: what follows nginx lives on."""
+    with scripted(answering(http_answer(body, status="502 Bad Gateway"))) as there:
+        api = PlusApi(f"http://127.0.0.1:{there.port}/api")
+        try:
+            with pytest.raises(ApplyError, match="refused with 502"):
+                await api.servers("app")
+        finally:
+            await api.close()
+
+
 def present(number: int, name: str, **options: object) -> PlusServer:
     return PlusServer(number, name, **options)  # type: ignore[arg-type]  # fields by name
 
