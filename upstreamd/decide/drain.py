@@ -37,14 +37,17 @@ class Drain:
 
 def with_drains(claims: Sequence[Claim], drains: Iterable[Drain]) -> Sequence[Claim]:
     """The claims, with those of drained instances asking for no new requests, and saying by whose order."""
-    ordered = {drain.endpoint: drain for drain in drains}
+    ordered: dict[Endpoint, list[Drain]] = {}
+    for drain in drains:  # an address may have been that of several instances, each of them drained
+        ordered.setdefault(drain.endpoint, []).append(drain)
     if not ordered:
         return claims
-    return [_drained(claim, ordered.get(claim.instance.endpoint)) for claim in claims]
+    return [_drained(claim, ordered.get(claim.instance.endpoint, ())) for claim in claims]
 
 
-def _drained(claim: Claim, drain: Drain | None) -> Claim:
-    if drain is None or not drain.of(claim):
+def _drained(claim: Claim, drains: Sequence[Drain]) -> Claim:
+    drain = next((each for each in drains if each.of(claim)), None)
+    if drain is None:
         return claim
     return replace(claim, instance=replace(claim.instance, draining=True), drained_by=drain.by)
 

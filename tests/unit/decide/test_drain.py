@@ -42,6 +42,14 @@ def test_a_new_identity_at_the_address_is_not_drained() -> None:
     assert with_drains([claim(ONE, "old")], [drain])[0].instance.draining
 
 
+def test_of_two_drained_instances_of_one_address_each_finds_its_drain() -> None:
+    """A container that gets its address back is still drained, though another one was drained there meanwhile."""
+    for drains in ([Drain("app", ONE, "a"), Drain("app", ONE, "b")], [Drain("app", ONE, "b"), Drain("app", ONE, "a")]):
+        assert with_drains([claim(ONE, "a")], drains)[0].instance.draining
+        assert with_drains([claim(ONE, "b")], drains)[0].instance.draining
+        assert not with_drains([claim(ONE, "c")], drains)[0].instance.draining
+
+
 def test_a_vanished_instance_finds_its_drain_within_a_day() -> None:
     """Back after an hour it is still drained; after a day the drain is forgotten."""
     gone = remembered([Drain("app", ONE, "a")], {"app": []}, 1000.0)
