@@ -22,6 +22,9 @@ KEPT = 200
 MAX_LINES = 20_000
 """Added and removed servers kept in all, for a flapping fleet changes hundreds in each generation."""
 MAX_BYTES = 64 * 1024 * 1024
+MOST_GENERATIONS = 2**53
+YEAR_10000 = 253_402_300_800
+"""Seconds since the epoch; dates end there (RFC 3339)."""
 
 
 class Served(msgspec.Struct, frozen=True, array_like=True):
@@ -111,7 +114,7 @@ class History:
             if version > VERSION:
                 self._quarantine(f"it was written by a newer upstreamd (version {version} of the format)")
                 return
-            file = msgspec.json.decode(content, type=_File)
+            file = _checked(msgspec.json.decode(content, type=_File))
             self._known.extend(file.generations)
             self._servers = dict(file.servers)
         except (msgspec.MsgspecError, ValueError) as error:
@@ -206,6 +209,16 @@ class History:
             log.warning("the history %s is not used: %s; it cannot be moved: %s", self._path, reason, error.strerror)
         else:
             log.warning("the history is not used: %s; it was moved to %s and begins anew", reason, aside)
+
+
+def _checked(file: _File) -> _File:
+    """Raises ValueError for what no run of ours can have written: it could not be told, or numbered on from."""
+    for each in file.generations:
+        if not 0 <= each.generation <= MOST_GENERATIONS or not 0 <= each.at < YEAR_10000:
+            raise ValueError(f"generation {each.generation} has a number or a time that is none")
+        if not each.services.keys() <= file.servers.keys():
+            raise ValueError(f"generation {each.generation} has a service whose servers are missing")
+    return file
 
 
 def _lines(generation: Generation) -> int:

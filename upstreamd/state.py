@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,9 @@ log = logging.getLogger("upstreamd.state")
 VERSION = 2
 """Of the format. 1 knew no orders; it is read as a state in which none were given."""
 MAX_BYTES = 64 * 1024 * 1024
+MOST_GENERATIONS = 2**53
+"""No run gets that far, and numbers that go on from a larger one would soon fit no marker."""
+LARGEST_WEIGHT = 65535
 MARKER_BYTES = 512
 
 
@@ -159,9 +162,10 @@ class StateFile:
         for source in file.sources.values():
             for instance in source.instances:
                 _checked(instance.endpoint)
+                _bounded(instance.weight, 1, LARGEST_WEIGHT, f"the weight of {instance.endpoint}")
         for upstream in file.upstreams.values():
-            for server in upstream.servers:
-                _checked(server.endpoint)
+            _servers(upstream.servers)
+        _bounded(file.generation, 0, MOST_GENERATIONS, "the generation")
         now, wall = self._clock(), self._wall()
         return Saved(
             {
@@ -196,6 +200,21 @@ def _checked(endpoint: Endpoint) -> Endpoint:
     return endpoint
 
 
+def _servers(servers: Sequence[Server]) -> None:
+    """Raises ValueError for servers that could never be rendered."""
+    if len({_checked(server.endpoint) for server in servers}) < len(servers):
+        raise ValueError("an upstream has a server twice")
+    for server in servers:
+        _bounded(server.weight, 1, LARGEST_WEIGHT, f"the weight of {server.endpoint}")
+        _bounded(server.max_fails, 0, LARGEST_WEIGHT, f"max_fails of {server.endpoint}")
+        _bounded(server.fail_timeout, 0, LARGEST_WEIGHT, f"fail_timeout of {server.endpoint}")
+
+
+def _bounded(number: float, least: int, most: int, what: str) -> None:
+    if not least <= number <= most:
+        raise ValueError(f"{what} is {number:g}")
+
+
 def _drain(saved: _SavedDrain) -> Drain:
     """Raises ValueError."""
     endpoint = _checked(Endpoint(saved.address, saved.port))
@@ -209,6 +228,8 @@ def _versions(saved: _SavedVersions) -> Versions:
         raise ValueError("a version split is missing")
     if any(not 1 <= split.weight <= 100 or not split.version for split in saved.splits):
         raise ValueError("a version split has no version, or a part that is none")
+    if any(not EVERY <= split.before < split.number for split in saved.splits):  # the way back has to have an end
+        raise ValueError("a version split took the place of a later one")
     return Versions(tuple(saved.splits), tuple(saved.turns))
 
 

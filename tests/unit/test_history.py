@@ -86,6 +86,12 @@ def test_it_is_bounded(tmp_path: Path) -> None:
     assert history.servers("app", 505) == tuple(sorted(many[1], key=lambda server: (server.address, server.port)))
 
 
+def _one(**told: object) -> bytes:
+    """A file of one generation."""
+    whole = {"generation": 1, "at": 0, "cause": "", "cause_id": "", "digest": "", "services": {}, **told}
+    return json.dumps({"version": 1, "generations": [whole]}).encode()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -94,12 +100,16 @@ def test_it_is_bounded(tmp_path: Path) -> None:
         (b'{"version": 1, "generations": [{"generation": "x"}]}', "it is damaged"),
         (b'{"version": 99}', "newer upstreamd"),
         (b"[]", "it is damaged"),
+        (_one(generation=10**18), "a number or a time that is none"),
+        (_one(at=1e300), "a number or a time that is none"),
+        (_one(services={"app": {"digest": "", "count": 0}}), "whose servers are missing"),
     ],
 )
 def test_an_unusable_file_is_put_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes, reason: str
 ) -> None:
-    """A damaged file, or one of a newer program, is kept under another name, said so, and begun anew."""
+    """A damaged file, one of a newer program or one that no run can have written is kept under another name, said so,
+    and begun anew."""
     path = tmp_path / "history.json"
     path.write_bytes(content)
     history = kept(tmp_path)

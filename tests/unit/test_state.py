@@ -26,6 +26,9 @@ SAVED = Saved(
 )
 
 
+_WEIGHTLESS = {"service": "app", "address": "10.0.0.1", "port": 80, "weight": 10**9}
+
+
 def state_file(directory: Path, *, clock: float = 100.0, wall: float = 5000.0) -> StateFile:
     return StateFile(str(directory), clock=lambda: clock, wall=lambda: wall)
 
@@ -69,12 +72,21 @@ def test_the_format_before_orders_is_read(tmp_path: Path) -> None:
         {"drains": [{"service": "app", "address": "evil; server", "port": 80}]},
         {"versions": {"app": {"turns": [{"generation": 1, "number": 5}]}}},
         {"versions": {"app": {"splits": [{"number": 1, "version": "a", "weight": 0}]}}},
+        {"versions": {"app": {"splits": [{"number": n, "version": "a", "before": 3 - n} for n in (1, 2)]}}},
+        {"versions": {"app": {"splits": [{"number": 1, "version": "a", "before": 1}]}}},
+        {"generation": 10**18},
+        {"generation": -1},
+        {"upstreams": {"app": {"servers": [{"address": "10.0.0.1", "port": 80, "weight": 0}]}}},
+        {"upstreams": {"app": {"servers": [{"address": "10.0.0.1", "port": 80, "fail_timeout": 1e300}]}}},
+        {"upstreams": {"app": {"servers": [{"address": "10.0.0.1", "port": 80}] * 2}}},
+        {"sources": {"consul": {"taken_at": 0, "instances": [_WEIGHTLESS]}}},
     ],
 )
-def test_orders_that_nobody_can_have_given_are_put_aside(
+def test_what_no_run_can_have_written_is_put_aside(
     tmp_path: Path, orders: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An address that is none, a turn to a split that is not there, a part of nothing: the file is not used."""
+    """An address that is none, a turn to a split that is not there, splits that lead back to each other for ever,
+    numbers that nginx or a marker could not hold: the file is not used."""
     (tmp_path / "state.json").write_text(json.dumps({"version": 2, **orders}))
     with caplog.at_level(logging.WARNING):
         assert state_file(tmp_path).load() == Saved()
