@@ -78,3 +78,5 @@ def filled(form: type[_Form], found: object) -> _Form:
         return msgspec.convert(found, form, strict=True)
     except msgspec.ValidationError as error:
         raise BodyError(400, f"the body is not what is expected here: {error}") from error
+    except UnicodeEncodeError as error:
+        raise BodyError(400, "the body has half of a surrogate pair as a key, which no text can hold") from error

@@ -94,6 +94,7 @@ async def test_the_log_says_who_ordered_what(caplog: pytest.LogCaptureFixture) -
         (f"{INSTANCE}/drain", "\r\n", 400, "the body is empty"),
         (f"{INSTANCE}/drain", "[]", 400, "not a JSON object"),
         (f"{INSTANCE}/drain", "{", 400, "not JSON"),
+        (f"{INSTANCE}/drain", '{"\\ud800": true}', 400, "surrogate"),
         (f"{INSTANCE}/drain", "{} {}", 400, "not JSON"),
         (f"{INSTANCE}/drain", "[" * 60_000, 400, "nested too deeply"),
         (f"{INSTANCE}/undrain", '{"force": true}', 400, "`force`"),
