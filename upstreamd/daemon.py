@@ -175,6 +175,10 @@ class Daemon:
 
                 alerting = Alerting(config.alerts, self._picture, self._clock)
                 stages.append(asyncio.create_task(alerting.run(), name="alerts"))
+            if config.tracing.wanted:
+                from upstreamd.observe.trace import Tracing  # as above
+
+                stages.append(asyncio.create_task(Tracing(config.tracing, self._events).run(), name="tracing"))
             if listener is not None:
                 stages.append(asyncio.create_task(listener.run(), name="passive"))
             for discoverer in discoverers:

@@ -35,7 +35,8 @@ BEGINNING = frozenset({Kind.DISCOVERY, Kind.HEALTH, Kind.ORDER})
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened: its number (counted from 1, gapless), its time (wall clock, seconds since the epoch),
-    and a sentence. `cause` is shared by all that follows from one change, from its discovery to its apply."""
+    and a sentence. `cause` is shared by all that follows from one change, from its discovery to its apply; `outcome` is
+    how an apply ended (OutcomeKind), empty for all else."""
 
     number: int
     at: float
@@ -44,6 +45,7 @@ class Event:
     service: str = ""
     instance: str = ""
     cause: str = ""
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,9 @@ class Events:
         """The number of the newest event; 0 before the first."""
         return self._known[-1].number if self._known else 0
 
-    def publish(self, kind: Kind, text: str, *, service: str = "", instance: str = "", cause: str = "") -> Event:
+    def publish(
+        self, kind: Kind, text: str, *, service: str = "", instance: str = "", cause: str = "", outcome: str = ""
+    ) -> Event:
         """Remember one more, and wake those who follow.
 
         Without a `cause`, an event that others follow from (discovery, health, order) joins the open cause of its
@@ -109,7 +113,7 @@ class Events:
         if not cause and service and kind in BEGINNING:
             cause = self.cause(service)
             self._open[service].add(text)
-        event = Event(next(self._numbers), self._wall(), kind, text, service, instance, cause)
+        event = Event(next(self._numbers), self._wall(), kind, text, service, instance, cause, outcome)
         self._known.append(event)
         self._news.set()
         self._news = asyncio.Event()

@@ -121,7 +121,8 @@ class Telling:
             told.failure = same
             if news:
                 cause = each.cause.id if each.cause is not None else ""
-                self.events.publish(Kind.APPLY, _told(outcome, each), service=each.service, cause=cause)
+                sentence = _told(outcome, each)
+                self.events.publish(Kind.APPLY, sentence, service=each.service, cause=cause, outcome=outcome.kind)
         if outcome.kind in CONFIRMED:
             self._record(outcome, services)
 

@@ -13,6 +13,7 @@ from upstreamd.config.pm2 import PM2Daemon, PM2Source
 from upstreamd.config.read import load, parse
 from upstreamd.config.sources import ConsulAgent, ConsulSource, DockerEngine, DockerSource, FileSource
 from upstreamd.config.swarm import SwarmManager, SwarmSource
+from upstreamd.config.tracing import TracingSettings
 from upstreamd.config.values import (
     AdminSettings,
     ApplySettings,
@@ -62,6 +63,7 @@ __all__ = [
     "StateSettings",
     "SwarmManager",
     "SwarmSource",
+    "TracingSettings",
     "UnavailableSettings",
     "doubts",
     "load",

@@ -25,6 +25,7 @@ def agree(config: Config, problems: list[Problem], given: Mapping[str, Container
     _on_resolver(config, problems)
     _on_plus(config, problems)
     problems.extend(config.alerts.problems())
+    problems.extend(config.tracing.problems())
     if config.apply.gather > config.apply.max_gather:
         reason = f"is longer than apply.max_gather ({config.apply.max_gather:g}s); shorten it or raise max_gather"
         problems.append(Problem("apply.gather", f"{config.apply.gather:g}s", reason))

@@ -35,6 +35,7 @@ from upstreamd.config.pm2 import PM2Daemon, PM2Source
 from upstreamd.config.setting import PATH, setting
 from upstreamd.config.sources import ConsulAgent, ConsulSource, DockerEngine, DockerSource, FileSource, Source
 from upstreamd.config.swarm import SwarmManager, SwarmSource
+from upstreamd.config.tracing import TracingSettings
 
 SOURCE_KINDS = ("consul", "docker", "file", "dns", "http", "exec", "plugin", "aws", "pm2", "swarm", "kubernetes")
 """The sections of a service that name a source; each is a field of `ServiceSettings`."""
@@ -244,6 +245,7 @@ class Config:
     state: StateSettings = dataclasses.field(default=StateSettings())
     log: LogSettings = dataclasses.field(default=LogSettings())
     alerts: AlertSettings = dataclasses.field(default=AlertSettings())
+    tracing: TracingSettings = dataclasses.field(default=TracingSettings())
     consul: ConsulAgent = dataclasses.field(default=ConsulAgent())
     docker: DockerEngine = dataclasses.field(default=DockerEngine())
     aws: AWSAccount = dataclasses.field(default=AWSAccount())
