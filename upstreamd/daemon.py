@@ -7,6 +7,7 @@ import contextlib
 import logging
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any
 import uvloop
 
 from upstreamd import __version__
+from upstreamd.agreement import Memory
 from upstreamd.apply import Choice, OutputLock, PlusRoute, ResolveRoute, Route, Routes, Transaction, choose
 from upstreamd.check import Checker, Evidence, PassiveListener
 from upstreamd.config import ApplySettings, Config, NginxSettings, ServiceSettings, load
@@ -23,7 +25,7 @@ from upstreamd.discover import Discoverer, Releasing, admitted, build, follow, r
 from upstreamd.errors import ConfigError, UpstreamdError
 from upstreamd.events import Events
 from upstreamd.history import History
-from upstreamd.model import Endpoint, Instance
+from upstreamd.model import Endpoint, Instance, Outcome
 from upstreamd.observe.encryption import context, encrypted
 from upstreamd.observe.events import Happenings
 from upstreamd.observe.http import AdminServer
@@ -35,6 +37,7 @@ from upstreamd.picture import Picture, Probing, Reported
 from upstreamd.probation import Probation
 from upstreamd.reconcile import Reconciler
 from upstreamd.resolving import Resolving
+from upstreamd.sharing import Partnership, share
 from upstreamd.standing import Standing
 from upstreamd.state import Saved, StateFile, marker_on_disk
 from upstreamd.telling import Telling
@@ -42,6 +45,8 @@ from upstreamd.unavailable import UnavailableResponder
 
 log = logging.getLogger("upstreamd")
 
+SWITCH_INTERVAL = 0.0005
+"""Seconds for which a thread that computes may hold up the event loop (5 ms by default)."""
 SHUTDOWN_PATIENCE = 1.0
 """Seconds that an apply under way is given to end at SIGTERM; the whole shutdown takes less than two."""
 
@@ -54,6 +59,7 @@ def run(path: Path) -> int:
     config = load(path)
     configure(config.log)
     _use_every_descriptor()
+    sys.setswitchinterval(SWITCH_INTERVAL)
     uvloop.run(Daemon(path, config).run())
     return 0
 
@@ -87,6 +93,7 @@ class Daemon:
         self._history = History(config.state.dir, time.time)
         self._telling = Telling(self._events, self._history, self._split)
         self._ordering = Ordering(self._events, clock=self._clock, wall=time.time)
+        self._partnership: Partnership | None = None
         self._probation = Probation(self._ordering, self._events, self._reported)
 
     async def run(self) -> None:
@@ -114,6 +121,10 @@ class Daemon:
         """Work with one configuration until told to stop or given another; returns what the next one starts from."""
         config = self._config
         state = StateFile(config.state.dir, clock=self._clock, wall=time.time)
+
+        def keep(known: Saved) -> None:
+            state.save(replace(known, sharing=self._remembered(saved)))
+
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(OutputLock([service.output for service in config.services]))
             before, transaction = self._transaction, self._same_transaction(config)
@@ -147,9 +158,10 @@ class Daemon:
                 sources=sources,
                 saved=saved,
                 standing=Standing(time.time, saved.drains, saved.versions),
-                applied=self._metrics.applied,
+                applied=self._applied,
                 telling=self._telling,
-                persist=state.save,
+                persist=keep,
+                stagger=lambda: self._partnership.presence.delay if self._partnership is not None else 0.0,
                 before=self._reconciler if transaction is before else None,
             )
             checker = Checker(
@@ -162,6 +174,7 @@ class Daemon:
             self._checker = checker
             self._reconciler = reconciler
             self._ordering.attach(reconciler)
+            await self._share(config, saved, reconciler, keep, stack)
             listener = self._listener(config, checker, reconciler)
             if listener is not None:
                 listener.open()
@@ -170,6 +183,8 @@ class Daemon:
             stages = [asyncio.create_task(checker.run(), name="check")]
             stages += [asyncio.create_task(reconciler.run(), name="reconcile")]
             stages += [asyncio.create_task(self._probation.run(), name="probation")]
+            if self._partnership is not None:
+                stages.append(asyncio.create_task(self._partnership.run(), name="sharing"))
             if config.alerts.wanted:
                 from upstreamd.observe.deliver import Alerting  # its libraries are for those who use it
 
@@ -199,9 +214,37 @@ class Daemon:
             finally:
                 await self._end(stages)
                 self._ordering.attach(None)
-                carried = reconciler.carried()
+                carried = replace(reconciler.carried(), sharing=self._remembered(saved))
                 state.save(carried)
         return carried
+
+    async def _share(
+        self,
+        config: Config,
+        saved: Saved,
+        reconciler: Reconciler,
+        keep: Callable[[Saved], None],
+        stack: contextlib.AsyncExitStack,
+    ) -> None:
+        """Have orders shared with other machines, if the configuration says so."""
+        self._partnership = None
+        if config.state.backend == "consul":
+            partnership = share(
+                config,
+                self._ordering,
+                serving=reconciler.serving,
+                events=self._events,
+                clock=self._clock,
+                memory=saved.sharing,
+                persist=lambda: keep(reconciler.carried()),
+            )
+            stack.push_async_callback(partnership.close)
+            self._ordering.share(partnership.ordered)
+            self._partnership = partnership
+
+    def _remembered(self, saved: Saved) -> Memory:
+        """What has to be known of the other machines after a restart."""
+        return self._partnership.remembered if self._partnership is not None else saved.sharing
 
     async def _resolving(self, config: Config, transaction: Transaction, stack: contextlib.AsyncExitStack) -> Resolving:
         """What keeps nginx up to date without reloads, for the services whose route is found to be that one."""
@@ -315,7 +358,15 @@ class Daemon:
         return True
 
     def _picture(self) -> Picture:
-        return self._ordering.described(self._reconciler.picture()) if self._reconciler is not None else Picture()
+        if self._reconciler is None:
+            return Picture()
+        picture = self._ordering.described(self._reconciler.picture())
+        return self._partnership.described(picture) if self._partnership is not None else picture
+
+    def _applied(self, outcome: Outcome) -> None:
+        self._metrics.applied(outcome)
+        if self._partnership is not None:
+            self._partnership.presence.wake()
 
     def _probing(self, service: str, endpoint: Endpoint) -> Probing | None:
         return self._checker.probing(service, endpoint) if self._checker is not None else None

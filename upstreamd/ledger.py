@@ -80,7 +80,7 @@ class Entry:
         self.forgive()
         self.serving, self.cause = self.upstream, None
         self.settled_at = self.decided_at
-        if self.upstream is not None and [server.endpoint for server in self.upstream.servers] != [unavailable]:
+        if self.upstream is not None and self.upstream.endpoints != {unavailable}:
             self.last_good = self.upstream
         wanted = self.document
         if wanted is not None and (self.generation, self.digest) != (wanted.generation, wanted.digest):
@@ -113,6 +113,13 @@ class Entry:
         if self.serving is None or decision.upstream is None:
             return False
         return not self.serving.endpoints <= decision.upstream.endpoints
+
+    def loses_unwell(self, decision: Decision) -> bool:
+        """Whether an instance that nginx serves must leave it because it is dead, drained or gone."""
+        if self.serving is None or decision.upstream is None:
+            return False
+        healthy = {each.instance.endpoint for each in decision.members if each.state is State.HEALTHY}
+        return not self.serving.endpoints <= decision.upstream.endpoints | healthy
 
     def view(self, decision: Decision) -> ServiceView:
         """The service for those who look: an instance counts as serving where nginx is known to serve it."""

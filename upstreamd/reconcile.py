@@ -50,8 +50,9 @@ class Reconciler:
 
     `resolving` has the services that need no reload; `sources` are the names of the sources with what is known of
     each; `standing` are the orders that hold; `applied` gets every Outcome, `telling` everything that people may ask
-    about; `persist` the state worth keeping after an apply or an order. `before` is the reconciler of the configuration
-    before, where the same transaction goes on: what nginx was proved to serve need not be proved again.
+    about; `persist` the state worth keeping after an apply or an order. `stagger` tells for how many seconds other
+    machines are let go first. `before` is the reconciler of the configuration before, where the same transaction goes
+    on: what nginx was proved to serve need not be proved again.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Reconciler:
         applied: Callable[[Outcome], None],
         telling: Telling,
         persist: Callable[[Saved], None],
+        stagger: Callable[[], float] = float,
         before: Reconciler | None = None,
     ) -> None:
         self._config = config
@@ -76,6 +78,7 @@ class Reconciler:
         self._applied = applied
         self._telling = telling
         self._persist = persist
+        self._stagger = stagger
         listen = config.unavailable.listen
         self._unavailable = Endpoint(listen.host, listen.port)
         last_good = saved.upstreams
@@ -95,6 +98,7 @@ class Reconciler:
         self._pace = Pace(config.apply)
         self._changed = asyncio.Event()
         self._changes = 0
+        self._chosen = -1
         self._changed_at = clock()
         self._outcome: Outcome | None = None
         self._settling = True
@@ -155,6 +159,10 @@ class Reconciler:
     def generation(self) -> int:
         """The number of the newest generation that was made."""
         return self._generation
+
+    def serving(self) -> dict[str, tuple[str, int]]:
+        """Digest and generation of what nginx is known to serve, by service; empty and 0 where nothing is."""
+        return {entry.name: (entry.digest, entry.generation) for entry in self._entries} | self._resolving.confirmed()
 
     def ordered(self) -> None:
         """An order was given: write it down, so that it survives whatever comes, then see what follows from it."""
@@ -266,15 +274,20 @@ class Reconciler:
     async def _due(self) -> None:
         """Return when a cycle is due: a change whose time has come, a retry, or the regular look for drift."""
         drift_at = self._clock() + DRIFT_INTERVAL
-        urgent, looked_at = False, -1
+        urgent, pressing, looked_at = False, False, -1
         while True:
             now = self._clock()
             wake_at = min([drift_at, *(entry.retry_at for entry in self._entries if entry.retry_at is not None)])
             if self._changed.is_set():
-                if self._config.apply.min_interval > 0 and looked_at != self._changes:
+                delay = self._stagger()
+                if (self._config.apply.min_interval > 0 or delay) and looked_at != self._changes:
                     looked_at = self._changes
-                    urgent = any(entry.loses(self._decide(entry)) for entry in self._entries)
-                wake_at = min(wake_at, self._pace.due(changed_at=self._changed_at, urgent=urgent))
+                    decisions = [(entry, self._decide(entry)) for entry in self._entries]
+                    urgent = any(entry.loses(decision) for entry, decision in decisions)
+                    pressing = any(entry.loses_unwell(decision) for entry, decision in decisions)
+                due = self._pace.due(changed_at=self._changed_at, urgent=urgent)
+                # a retry and the look for drift wait as well, since they apply all there is
+                wake_at = max(due, self._changed_at + delay) if delay and not pressing else min(wake_at, due)
                 if wake_at > now:
                     # looked at again in between: what has become urgent meanwhile need not wait out min_interval
                     await asyncio.sleep(min(wake_at - now, URGENCY_INTERVAL))
@@ -286,7 +299,22 @@ class Reconciler:
                     await self._changed.wait()
 
     async def _cycle(self, changed_at: float) -> None:
-        """One decision and one apply, which costs nothing where nginx serves it already; ends in one sentence."""
+        """One decision, where anything has changed, and one apply, which costs nothing where nginx serves it already;
+        ends in one sentence."""
+        urgent = await self._choose() if self._chosen != self._changes else False
+        now = self._clock()
+        due = [entry for entry in self._entries if entry.due(now)]
+        if due:
+            work = asyncio.create_task(self._apply(due, changed_at, urgent=urgent))
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await work
+                raise
+
+    async def _choose(self) -> bool:
+        """Decide on every service and render what is new; returns whether an instance that nginx serves must leave."""
+        self._chosen = self._changes
         generation = self._generation + 1
         urgent = False
         now = self._clock()
@@ -302,15 +330,7 @@ class Reconciler:
                 await self._render(entry, decision.upstream, generation)
             else:
                 self._telling.settled(decision)
-        now = self._clock()
-        due = [entry for entry in self._entries if entry.due(now)]
-        if due:
-            work = asyncio.create_task(self._apply(due, changed_at, urgent=urgent))
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                await work
-                raise
+        return urgent
 
     async def _apply(self, due: Sequence[Entry], changed_at: float, *, urgent: bool) -> None:
         """Apply all together; where that is refused one by one, so that one that is bad does not hold up the others."""

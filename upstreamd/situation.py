@@ -162,11 +162,8 @@ class Situation:
 
 def _tell(before: SourceState, after: SourceState) -> None:
     """One line that says which instances a source names more, fewer, or otherwise than before."""
-    was, now = _named(before), _named(after)
-    was, now = (
-        {key: each for key, each in was.items() if now.get(key) != each},
-        {key: each for key, each in now.items() if was.get(key) != each},
-    )
+    known, named = _known(before), _known(after)
+    was, now = _by_key(known - named), _by_key(named - known)
     changes = [f"+{service} {endpoint}" for service, endpoint in sorted(now.keys() - was.keys())]
     changes += [f"-{service} {endpoint}" for service, endpoint in sorted(was.keys() - now.keys())]
     for key in sorted(was.keys() & now.keys()):
@@ -180,8 +177,11 @@ def _tell(before: SourceState, after: SourceState) -> None:
         log.info("%s: %s", after.name, ", ".join(changes))
 
 
-def _named(state: SourceState) -> dict[tuple[str, Endpoint], Instance]:
-    instances = state.snapshot.instances if state.snapshot is not None else ()
+def _known(state: SourceState) -> frozenset[Instance]:
+    return state.snapshot.instances if state.snapshot is not None else frozenset()
+
+
+def _by_key(instances: frozenset[Instance]) -> dict[tuple[str, Endpoint], Instance]:
     return {(instance.service, instance.endpoint): instance for instance in instances}
 
 

@@ -55,6 +55,7 @@ class _Service:
     alarms: frozenset[str] = frozenset()
     panic: bool = False
     failure: tuple[object, ...] = ()
+    recorded: tuple[object, ...] = ()
 
 
 class Telling:
@@ -124,7 +125,14 @@ class Telling:
                 sentence = _told(outcome, each)
                 self.events.publish(Kind.APPLY, sentence, service=each.service, cause=cause, outcome=outcome.kind)
         if outcome.kind in CONFIRMED:
-            self._record(outcome, services)
+            new = [each for each in services if not self._recorded(each)]
+            self._record(outcome, new)
+
+    def _recorded(self, applied: Applied) -> bool:
+        """Whether the history has it already; if not, it is about to."""
+        told, what = self._services[applied.service], (applied.generation, applied.digest, self._split(applied.service))
+        known, told.recorded = told.recorded == what, what
+        return known
 
     def _record(self, outcome: Outcome, services: Sequence[Applied]) -> None:
         """One entry a generation: services whose text was refused earlier keep the number they got then."""
