@@ -76,7 +76,8 @@ async def tailing(sidecar: Sidecar) -> AsyncIterator[Tail]:
     try:
         yield tail
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself, and the test says what it lacks
+            process.kill()
         await process.wait()
         await reading
 
@@ -113,6 +114,7 @@ async def test_the_history_outlives_the_sidecar(nginx_binary: str, tmp_path: Pat
         async with beside(nginx, sidecar), tailing(sidecar) as tail:
             before = await history(sidecar)
             assert [each["changes"]["app_servers"]["added"] for each in before] == [[one.endpoint]]
+            await eventually(lambda: tail.told_of("apply", f"+{one.endpoint}"), "the tail to be connected", DEADLINE)
             sidecar.kill()
             sidecar.start()
             await eventually(sidecar.ready, "readiness after the kill", DEADLINE)
