@@ -50,6 +50,14 @@ class ApplyError(UpstreamdError):
     """A configuration could not be put in force; the message is for the operator."""
 
 
+class SharingError(UpstreamdError):
+    """What another machine has shared cannot be used. `newer`: it is of a format that only a newer upstreamd knows."""
+
+    def __init__(self, reason: str, *, newer: bool = False) -> None:
+        self.newer = newer
+        super().__init__(reason)
+
+
 class OrderError(UpstreamdError):
     """An operator's order is not carried out. `kind`: unknown, refused or busy."""
 

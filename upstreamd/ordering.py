@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from upstreamd import objections
+from upstreamd.agreement import Accord, merged
 from upstreamd.decide import EVERY, Drain, Split, Versions
 from upstreamd.errors import OrderError
 from upstreamd.events import Events, Kind
@@ -18,6 +19,12 @@ LONGEST_APPLY = 30.0
 """Seconds after which an order holds up no other one, even if nginx has not confirmed it."""
 
 DRAIN, UNDRAIN, SWITCH, ROLLBACK = "drain", "undrain", "switch", "rollback"
+ELSEWHERE = "change ordered on another machine"
+"""As an operator is told of it where his own order has to wait for it."""
+
+
+def _nobody(_service: str, _what: str) -> None:
+    """Hears of orders where they are not shared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +56,34 @@ class Ordering:
         self._wall = wall
         self._reconciler: Reconciler | None = None
         self._under_way: dict[str, list[_Order]] = {}
+        self._share: Callable[[str, str], None] = _nobody
 
     def attach(self, reconciler: Reconciler | None) -> None:
         """Orders go to this one from now on; None: to nobody, as between two configurations."""
         self._reconciler = reconciler
+        self._share = _nobody
         self._under_way.clear()
+
+    def share(self, share: Callable[[str, str], None]) -> None:
+        """Each order that is given here is told to `share` (service, what), until the next `attach`."""
+        self._share = share
+
+    def accord(self, service: str) -> Accord:
+        """The orders of this service that hold here."""
+        versions = self._standing.versions(service)
+        number, why = (versions.turns[-1].number, versions.turns[-1].why) if versions.turns else (EVERY, "")
+        return Accord(tuple(self._standing.drained(service)), versions.splits, number, why)
+
+    def adopt(self, service: str, accord: Accord, what: str) -> None:
+        """Have these orders, which were given on another machine, as if they had been given here."""
+        reconciler = self._reconciler
+        if reconciler is None:
+            raise OrderError("no configuration is in force", kind="busy")
+        versions = merged(self._standing.versions(service), accord, reconciler.generation + 1)
+        self._standing.adopt(service, accord.drains, versions)
+        self._events.publish(Kind.ORDER, what, service=service)
+        self._under_way.setdefault(service, []).append(_Order(ELSEWHERE, self._clock()))
+        reconciler.ordered()
 
     def drain(self, service: str, endpoint: Endpoint, *, force: bool, by: str) -> Mapping[str, object]:
         """As Orders.drain."""
@@ -211,6 +241,7 @@ class Ordering:
         """Say so, write it down, and have it applied; in this order."""
         self._events.publish(Kind.ORDER, what, service=service, instance=str(endpoint) if endpoint else "")
         self._under_way.setdefault(service, []).append(_Order(verb, self._clock(), endpoint))
+        self._share(service, what)
         self._present().ordered()
 
     def _turn(self, service: str, verb: str, versions: Versions, split: Split | None, why: str) -> None:

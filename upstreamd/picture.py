@@ -74,11 +74,45 @@ class ServiceView:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """What another machine says that its nginx serves, `since` when (wall clock, seconds since the epoch)."""
+
+    digest: str
+    generation: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another machine that shares its orders with this one: what it serves, and for how many seconds it has `differed`
+    from what is served here, where it does; both by service."""
+
+    name: str
+    services: Mapping[str, Served] = field(default_factory=dict)
+    differed: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How this machine (`node`) stands with those that share its orders. `error` is a sentence while they cannot be
+    shared, `since` when (wall clock). `unshared` are the orders, by service, that hold here alone; `alarms` concern no
+    service in particular."""
+
+    node: str
+    error: str = ""
+    since: float = 0.0
+    unshared: Mapping[str, str] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+    peers: tuple[Peer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """One immutable picture of everything, for those who only look (`observe`).
 
     `ready` tells whether a configuration is confirmed; `reason` is a sentence where it is not. `pending` tells
-    whether a decided change waits to be applied. `resolved` are the services that need no reload.
+    whether a decided change waits to be applied. `resolved` are the services that need no reload; `sharing` is None
+    where orders are this machine's alone.
     """
 
     services: Mapping[str, ServiceView] = field(default_factory=dict)
@@ -90,3 +124,4 @@ class Picture:
     reason: str = "no configuration has been applied yet"
     pending: bool = False
     resolved: frozenset[str] = frozenset()
+    sharing: Sharing | None = None

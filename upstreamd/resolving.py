@@ -118,6 +118,10 @@ class Resolving:
         """The digest of what nginx is known to serve of each service that is published; empty where nothing yet."""
         return [service.digest for service in self._services if service.upstream is not None]
 
+    def confirmed(self) -> dict[str, tuple[str, int]]:
+        """Digest and generation of what nginx is known to serve, by service."""
+        return {each.settings.name: (each.digest, each.generation) for each in self._services}
+
     def wake(self) -> None:
         """A decision may come out differently."""
         self._changed.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from upstreamd.decide import Claim, Drain, Split, Versions, remembered
 from upstreamd.model import Endpoint
@@ -54,6 +55,14 @@ class Standing:
 
     def turn(self, service: str, versions: Versions) -> None:
         """Share the requests of a service so, from now on."""
+        self._versions[service] = versions
+
+    def adopt(self, service: str, drains: Iterable[Drain], versions: Versions) -> None:
+        """Have the orders that another machine has for this service; what is known here of when an instance vanished
+        stays known."""
+        vanished = {_key(each): each.vanished for each in self.drained(service)}
+        others = [each for each in self.drains if each.service != service]
+        self._keep([*others, *(replace(each, vanished=vanished.get(_key(each))) for each in drains)])
         self._versions[service] = versions
 
     def look(self, claims: Mapping[str, Sequence[Claim]]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from upstreamd.agreement import Memory
 from upstreamd.decide import EVERY, Drain, Split, Turn, Versions
 from upstreamd.model import RANK, Clock, Endpoint, Instance, Marker, Server, Snapshot, Upstream
 
@@ -37,6 +38,7 @@ class Saved:
     generation: int = 0
     drains: tuple[Drain, ...] = ()
     versions: Mapping[str, Versions] = field(default_factory=dict)
+    sharing: Memory = field(default_factory=Memory)
 
     def snapshot(self, source: str, admits: Callable[[Instance], bool]) -> Snapshot | None:
         """What is known of a source, less what it may not name any more.
@@ -88,6 +90,7 @@ class _File(msgspec.Struct, frozen=True):
     owners: list[tuple[str, int, str]] = []
     drains: list[_SavedDrain] = []
     versions: dict[str, _SavedVersions] = {}
+    sharing: Memory = Memory()
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -143,7 +146,8 @@ class StateFile:
             _SavedDrain(each.service, *each.endpoint, each.id, each.by, each.at, each.vanished) for each in saved.drains
         ]
         versions = {name: _SavedVersions(list(each.splits), list(each.turns)) for name, each in saved.versions.items()}
-        content = msgspec.json.encode(_File(VERSION, saved.generation, sources, upstreams, owners, drains, versions))
+        file = _File(VERSION, saved.generation, sources, upstreams, owners, drains, versions, saved.sharing)
+        content = msgspec.json.encode(file)
         try:
             _replace(self._path, content)
             self._complained = False
@@ -177,6 +181,7 @@ class StateFile:
             file.generation,
             tuple(_drain(each) for each in file.drains),
             {name: _versions(each) for name, each in file.versions.items()},
+            file.sharing,
         )
 
     def _quarantine(self, reason: str) -> Saved:

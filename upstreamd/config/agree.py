@@ -29,6 +29,9 @@ def agree(config: Config, problems: list[Problem], given: Mapping[str, Container
     if config.apply.gather > config.apply.max_gather:
         reason = f"is longer than apply.max_gather ({config.apply.max_gather:g}s); shorten it or raise max_gather"
         problems.append(Problem("apply.gather", f"{config.apply.gather:g}s", reason))
+    if config.apply.stagger and config.state.backend != "consul":
+        reason = 'needs to know the other machines: set state.backend = "consul"'
+        problems.append(Problem("apply.stagger", f"{config.apply.stagger:g}s", reason))
     if not config.services:
         problems.append(Problem("services", "", "none is declared; add [services.NAME] with a source"))
     outputs: dict[str, str] = {}

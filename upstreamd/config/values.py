@@ -44,6 +44,9 @@ _ZONE = (
     r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?){0,3}",
     "a domain name in lower case",
 )
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}"
+_KEY = (rf"{_PART}(/{_PART}){{0,7}}", 'the beginning of a key in Consul, like "upstreamd" or "edge/upstreamd"')
+_NODE = (_PART, 'a name of letters, digits, ".", "_" and "-", like "lb1"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class ApplySettings:
     max_gather: float = setting("1s", duration(0, 300))
     min_interval: float = setting("0s", duration(0, 3600))
     max_draining_workers: int = setting(16, integer(0, 10_000))
+    stagger: float = setting("0s", duration(0, 60))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +125,13 @@ class PlusSettings:
 
 @dataclass(frozen=True, slots=True)
 class StateSettings:
-    """Where the last good snapshot lives; empty keeps nothing over a restart."""
+    """Where the last good snapshot lives; an empty `dir` keeps nothing over a restart. With backend "consul" the orders
+    of every service are shared below `prefix` in Consul's KV, by machines each of which has its own name (`node`)."""
 
     dir: str = setting("/var/lib/upstreamd", text(*PATH))
+    backend: str = setting("file", choice("file", "consul"))
+    prefix: str = setting("upstreamd", text(*_KEY, empty=False))
+    node: str = setting("", text(*_NODE))
 
 
 @dataclass(frozen=True, slots=True)

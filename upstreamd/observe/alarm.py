@@ -30,7 +30,7 @@ class Alarm:
 
 def alarms(picture: Picture) -> tuple[Alarm, ...]:
     """Everything in `picture` that asks for an operator."""
-    return (*_nginx(picture), *_sources(picture), *_services(picture))
+    return (*_nginx(picture), *_sources(picture), *_services(picture), *_sharing(picture))
 
 
 def _nginx(picture: Picture) -> Iterator[Alarm]:
@@ -69,6 +69,11 @@ def _services(picture: Picture) -> Iterator[Alarm]:
         elif view.decision.alarms:
             text = f"{name}: {view.decision.alarms[0]}"
             yield Alarm(f"service {name}", "warning", text, "alarms of a service")
+
+
+def _sharing(picture: Picture) -> Iterator[Alarm]:
+    for text in picture.sharing.alarms if picture.sharing is not None else ():
+        yield Alarm("sharing", "warning", text, "orders are not shared")
 
 
 def _of_service(name: str, view: ServiceView, heading: str, text: str) -> Alarm:

@@ -115,6 +115,8 @@ STATUS = thing(
     sources=named(SOURCE),
     nginx=thing(version=TEXT, master=COUNT, workers=COUNT, draining=COUNT, problem=TEXT),
     outcome=maybe(thing(kind=TEXT, digest=TEXT, detail=TEXT, duration_seconds=SECONDS)),
+    sharing=maybe(thing(node=TEXT, ok=YES, error=TEXT, since=maybe(MOMENT), unshared=named(TEXT))),
+    peers=named(named(thing(digest=TEXT, generation=COUNT, since=MOMENT, differs_seconds=SECONDS))),
 )
 
 INSTANCE_DOCUMENT = thing(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from upstreamd import __version__
 from upstreamd.model import Clock, Endpoint, Member, NginxView, Outcome, ProbeResult, SourceState
-from upstreamd.picture import Picture, ServiceView
+from upstreamd.picture import Picture, ServiceView, Sharing
 
 MAX_SKIPPED = 100
 
@@ -58,6 +58,8 @@ def status_document(picture: Picture, clock: Clock, wall: Callable[[], float]) -
         "sources": {name: _source(state, moments) for name, state in sorted(picture.sources.items())},
         "nginx": _nginx(picture.nginx),
         "outcome": _outcome(picture.outcome),
+        "sharing": _sharing(picture.sharing, moments),
+        "peers": _peers(picture.sharing, moments),
     }
 
 
@@ -162,6 +164,35 @@ def _nginx(view: NginxView) -> dict[str, object]:
         "workers": view.workers,
         "draining": view.draining,
         "problem": view.problem,
+    }
+
+
+def _sharing(sharing: Sharing | None, moments: Moments) -> dict[str, object] | None:
+    """How orders are shared with other machines; None where they are this machine's alone."""
+    if sharing is None:
+        return None
+    return {
+        "node": sharing.node,
+        "ok": not sharing.error,
+        "error": sharing.error,
+        "since": moments.wall_iso(sharing.since) if sharing.error else None,
+        "unshared": dict(sharing.unshared),
+    }
+
+
+def _peers(sharing: Sharing | None, moments: Moments) -> dict[str, object]:
+    """The other machines; `differs_seconds` is for how long one has served something else than this machine."""
+    return {
+        peer.name: {
+            service: {
+                "digest": served.digest,
+                "generation": served.generation,
+                "since": moments.wall_iso(served.since),
+                "differs_seconds": round(peer.differed.get(service, 0.0), 3),
+            }
+            for service, served in sorted(peer.services.items())
+        }
+        for peer in (sharing.peers if sharing is not None else ())
     }
 
 

@@ -1,0 +1,265 @@
+"""Which machines there are: each keeps a key that goes with it, and says there what its nginx serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, NoReturn
+
+import msgspec
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from upstreamd.errors import DiscoveryError
+from upstreamd.events import Events, Kind
+from upstreamd.keyvalue import SESSION_TTL, Entry, KeyValue
+from upstreamd.model import Clock
+from upstreamd.picture import Peer, Served
+
+log = logging.getLogger("upstreamd.sharing")
+
+FORMAT = 1
+DIVERGED = 15.0
+"""Seconds for which two machines may serve different sets: orders, probes and applies take their time."""
+BETWEEN_LOOKS = 0.5
+"""Seconds between two looks at whether machines still differ."""
+LONGEST_PAUSE = 5.0
+"""Seconds between two tries while Consul cannot be reached."""
+MAX_BYTES = 256 * 1024
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
+_Text = Annotated[str, msgspec.Meta(max_length=500)]
+
+
+class _Served(msgspec.Struct, frozen=True):
+    digest: Annotated[str, msgspec.Meta(max_length=128)]
+    generation: int
+    since: float
+
+
+class _Beacon(msgspec.Struct, frozen=True):
+    format: int
+    identity: Annotated[str, msgspec.Meta(max_length=64)]
+    services: dict[str, _Served]
+    lost: dict[str, _Text] = {}
+
+
+class Presence:
+    """This machine's key `nodes/NODE`, and what the others say in theirs. `serving` are digest and generation of every
+    service that nginx is known to serve, `lost` the orders that gave way to another machine's, by service."""
+
+    def __init__(
+        self,
+        store: KeyValue,
+        *,
+        node: str,
+        identity: str,
+        events: Events,
+        clock: Clock,
+        wall: Callable[[], float],
+        serving: Callable[[], Mapping[str, tuple[str, int]]],
+        lost: Callable[[], Mapping[str, str]],
+        stagger: float,
+    ) -> None:
+        self._store = store
+        self._node = node
+        self._identity = identity
+        self._events = events
+        self._clock = clock
+        self._wall = wall
+        self._serving = serving
+        self._lost = lost
+        self._stagger = stagger
+        self._news = asyncio.Event()
+        self._session = ""
+        self._renewed_at = 0.0
+        self._published: _Beacon | None = None
+        self._holder: Entry | None = None
+        self._beacons: dict[str, _Beacon] = {}
+        self._garbage: set[str] = set()
+        self._differ: dict[tuple[str, str], float] = {}
+        self._told: set[tuple[str, str]] = set()
+        self.trouble = ""
+
+    def wake(self) -> None:
+        """What nginx serves may be something else now, or an order was lost."""
+        self._news.set()
+
+    def seen(self, entries: Mapping[str, Entry]) -> None:
+        """These keys of machines there are now, by their names; those of machines that are gone have no session."""
+        self._holder = entries.get(self._node)
+        present: dict[str, _Beacon] = {}
+        for name, entry in entries.items():
+            other = name != self._node and _NAME.fullmatch(name) is not None
+            beacon = self._read(name, entry) if entry.session and other else None
+            if beacon is not None:
+                present[name] = beacon
+        for name in sorted(present.keys() - self._beacons.keys()):
+            self._say(f"{name} shares its orders with {self._node}")
+        for name in sorted(self._beacons.keys() - present.keys()):
+            self._say(f"{name} is not heard of any more; it has stopped, or cannot reach Consul", logging.WARNING)
+        for name, beacon in present.items():
+            before = self._beacons[name].lost if name in self._beacons else {}
+            for service, what in beacon.lost.items():
+                if before.get(service) != what and what.isprintable():
+                    self._say(f"on {name}, {service}: {what}", logging.WARNING)
+        self._beacons = present
+
+    @property
+    def delay(self) -> float:
+        """Seconds for which this machine lets those before it go first."""
+        return self._stagger * sorted({self._node, *self._beacons}).index(self._node)
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """The other machines, by name."""
+        now = self._clock()
+        return tuple(
+            Peer(
+                name,
+                {
+                    service: Served(each.digest, each.generation, each.since)
+                    for service, each in beacon.services.items()
+                },
+                {service: now - since for (peer, service), since in self._differ.items() if peer == name},
+            )
+            for name, beacon in sorted(self._beacons.items())
+        )
+
+    def alarms(self) -> dict[str, str]:
+        """A sentence for every service of which another machine has served something else for too long."""
+        now = self._clock()
+        found: dict[str, str] = {}
+        for (peer, service), since in sorted(self._differ.items()):
+            if now - since >= self._patience:
+                remedy = "compare their sources, allow and health settings"
+                found[service] = f"{peer} has served another set of {service} for {now - since:.0f}s; {remedy}"
+        return found
+
+    def look(self) -> None:
+        """Compare what this machine serves with what the others do; what lasts too long is told once."""
+        now, own = self._clock(), self._serving()
+        differ: dict[tuple[str, str], float] = {}
+        for name, beacon in self._beacons.items():
+            for service, theirs in beacon.services.items():
+                mine = own.get(service, ("", 0))[0]
+                if mine and theirs.digest and mine != theirs.digest:
+                    differ[name, service] = self._differ.get((name, service), now)
+        self._differ = differ
+        self._told &= differ.keys()
+        for key, since in differ.items():
+            if now - since >= self._patience and key not in self._told:
+                self._told.add(key)
+                self._say(self.alarms()[key[1]], logging.WARNING, key[1])
+
+    def forget(self) -> None:
+        """The others are not heard now, so nothing can be said of what they serve."""
+        self._differ = {}
+
+    async def run(self) -> NoReturn:
+        """Be present, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            pause = wait_random_exponential(multiplier=0.4, min=0.1, max=LONGEST_PAUSE)
+            retrying = AsyncRetrying(retry=retry_if_exception_type(DiscoveryError), wait=pause, reraise=True)
+            while True:
+                self._news.clear()
+                await retrying(self._be_present)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SESSION_TTL / 3):
+                        await self._news.wait()
+
+    async def close(self) -> None:
+        """Be gone at once, not only when the session has run out."""
+        session, self._session = self._session, ""
+        if session:
+            try:
+                await self._store.end(session)
+            except DiscoveryError as error:
+                log.info("the session %s ends by itself: %s", session, error)
+
+    async def _watch(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(BETWEEN_LOOKS)
+            self.look()
+
+    async def _be_present(self) -> None:
+        """Raises DiscoveryError."""
+        try:
+            await self._keep_session()
+            await self._publish()
+        except DiscoveryError as error:
+            self.trouble = str(error)
+            raise
+
+    async def _keep_session(self) -> None:
+        now = self._clock()
+        if self._session and now - self._renewed_at >= SESSION_TTL / 4:
+            if await self._store.renew(self._session):
+                self._renewed_at = now
+            else:
+                self._session = ""
+        if not self._session:
+            await self._release()
+            self._session = await self._store.open(f"upstreamd {self._node}")
+            self._renewed_at, self._published = now, None
+
+    async def _release(self) -> None:
+        """End the session that this very machine had before it was killed."""
+        holder = self._holder
+        if holder is not None and holder.session:
+            beacon = self._read(self._node, holder)
+            if beacon is not None and beacon.identity == self._identity:
+                await self._store.end(holder.session)
+
+    async def _publish(self) -> None:
+        beacon = self._beacon()
+        if beacon == self._published:
+            return
+        if await self._store.hold(f"nodes/{self._node}", msgspec.json.encode(beacon), self._session):
+            self._published, self.trouble = beacon, ""
+            return
+        await self._release()
+        raise DiscoveryError(
+            f"another machine calls itself {self._node} in {self._store.prefix}/nodes, or this one has just been"
+            " restarted; give each its own state.node",
+            kind="denied",
+        )
+
+    def _beacon(self) -> _Beacon:
+        before = self._published.services if self._published is not None else {}
+        services: dict[str, _Served] = {}
+        for name, (digest, generation) in self._serving().items():
+            known = before.get(name)
+            same = known is not None and (known.digest, known.generation) == (digest, generation)
+            services[name] = known if known is not None and same else _Served(digest, generation, self._wall())
+        return _Beacon(FORMAT, self._identity, services, dict(self._lost()))
+
+    def _read(self, name: str, entry: Entry) -> _Beacon | None:
+        """What a machine says of itself; None where it cannot be read, which is said once."""
+        try:
+            if len(entry.value) > MAX_BYTES:
+                raise ValueError(f"it is larger than {MAX_BYTES} bytes")
+            beacon = msgspec.json.decode(entry.value, type=_Beacon)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            if name not in self._garbage:
+                log.warning("what %s/nodes/%s says is left out: %s", self._store.prefix, ascii(name), error)
+            self._garbage.add(name)
+            return None
+        self._garbage.discard(name)
+        ours = self._serving().keys()
+        return msgspec.structs.replace(
+            beacon,
+            services={service: each for service, each in beacon.services.items() if service in ours},
+            lost={service: what for service, what in beacon.lost.items() if service in ours},
+        )
+
+    @property
+    def _patience(self) -> float:
+        return DIVERGED + self._stagger * len(self._beacons)
+
+    def _say(self, text: str, level: int = logging.INFO, service: str = "") -> None:
+        log.log(level, "%s", text, extra={"context": {"service": service}} if service else None)
+        self._events.publish(Kind.DECISION if service else Kind.ORDER, text, service=service)
