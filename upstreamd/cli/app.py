@@ -20,6 +20,7 @@ from upstreamd.cli.events import EVENTS
 from upstreamd.cli.explain import EXPLAIN
 from upstreamd.cli.history import HISTORY
 from upstreamd.cli.orders import WAIT
+from upstreamd.cli.rollout import ROLLOUT
 from upstreamd.cli.sidecar import CHECK_CONFIG, PLAN, RUN
 from upstreamd.cli.status import STATUS
 from upstreamd.cli.switch import ROLLBACK, SWITCH
@@ -39,6 +40,7 @@ COMMANDS = {
         DRAIN,
         UNDRAIN,
         WAIT,
+        ROLLOUT,
         SWITCH,
         ROLLBACK,
         COMPLETION,

@@ -32,10 +32,11 @@ class UnreachableError(UpstreamdError):
 
 
 class RefusedError(UpstreamdError):
-    """The sidecar answers that it will not; `status` is of HTTP."""
+    """The sidecar answers that it will not; `status` is of HTTP, `kind` its word for why (unknown, refused, busy)."""
 
-    def __init__(self, reason: str, status: int) -> None:
+    def __init__(self, reason: str, status: int, kind: str = "") -> None:
         self.status = status
+        self.kind = kind
         super().__init__(reason)
 
 
@@ -165,7 +166,8 @@ def decode(listen: Listen, response: http.client.HTTPResponse, body: bytes) -> o
         return document
     detail = document.get("detail") if isinstance(document, dict) else None
     if 400 <= status < 500 and response.headers.get_content_type() == "application/problem+json":
-        raise RefusedError(str(detail or "the sidecar refuses without a reason"), status)
+        kind = document.get("kind") if isinstance(document, dict) else ""
+        raise RefusedError(str(detail or "the sidecar refuses without a reason"), status, str(kind or ""))
     raise UnreachableError(f"upstreamd at {listen} answers {status}: {detail or 'without a reason'}")
 
 

@@ -1,0 +1,197 @@
+"""`upstreamd rollout` with a command of the operator's, in front of real processes, a real nginx and under load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.real.orders_harness import Stack
+from tests.real.rollout_harness import Deploy, Fleet, alive
+from tests.real.sidecar_harness import Load, eventually
+
+pytestmark = [pytest.mark.real("nginx"), pytest.mark.timeout(180)]
+
+
+@contextlib.asynccontextmanager
+async def serving(binary: str, root: Path, size: int, route: str = "reload") -> AsyncIterator[tuple[Stack, Fleet]]:
+    """So many instances, all served by nginx."""
+    stack, fleet = Stack(binary, root, route), Fleet(root, size)
+    try:
+        await asyncio.to_thread(fleet.start)
+        fleet.name(stack)
+        async with stack.running():
+            await eventually(lambda: list(stack.sidecar.states().values()) == ["healthy"] * size, "all to serve")
+            yield stack, fleet
+    finally:
+        fleet.stop()
+
+
+@pytest.mark.parametrize("route", ["reload", "resolve"])
+async def test_every_instance_is_updated_and_no_request_fails(nginx_binary: str, tmp_path: Path, route: str) -> None:
+    """One after the other, each by a command that kills it where it stands; then the journal is gone."""
+    async with serving(nginx_binary, tmp_path, 3, route) as (stack, fleet):
+        before = fleet.pids()
+        async with Load(stack.url).running() as load:
+            await eventually(lambda: len(load.answers) == 3, "all to serve")
+            said = await stack.order("rollout", "app_servers", "--exec", fleet.command, "--probe", stack.url, "--json")
+        assert said.code == 0, said.err
+        assert (said.document["result"], said.document["updated"], said.document["of"]) == ("done", 3, 3)
+        after = fleet.pids()
+        assert all(after[endpoint] != before[endpoint] for endpoint in fleet.endpoints)
+        assert [line for line in said.err.splitlines() if "| started" in line] == [
+            f"[{at}/3] {endpoint} | started {endpoint.rpartition(':')[2]}"
+            for at, endpoint in enumerate(fleet.endpoints, 1)
+        ]
+        assert set(stack.sidecar.states().values()) == {"healthy"}
+        assert load.failures == []
+        assert not list((tmp_path / "state").glob("rollout-*.json"))
+
+
+async def test_a_failing_update_stops_the_rollout_and_it_goes_on(nginx_binary: str, tmp_path: Path) -> None:
+    """An update that fails leaves its instance drained and the rest alone; mended, --resume updates what is left."""
+    async with serving(nginx_binary, tmp_path, 3) as (stack, fleet):
+        first, second, third = fleet.endpoints
+        before = fleet.pids()
+        (tmp_path / "broken").touch()
+        command = fleet.scripted(
+            f"if PORT == {second.rpartition(':')[2]!r} and (HERE / 'broken').exists(): sys.exit('no space left')"
+        )
+        async with Load(stack.url).running() as load:
+            said = await stack.order("rollout", "app_servers", "--exec", command)
+            assert said.code == 1, said.out
+            assert "failed with exit code 1; its last words were no space left" in said.err
+            assert "upstreamd rollout app_servers --resume" in said.err
+            assert f"upstreamd undrain app_servers {second}" in said.err
+            states = stack.sidecar.states()
+            assert (states[first], states[second], states[third]) == ("healthy", "drained", "healthy")
+            once = fleet.pids()
+            assert once[first] != before[first]
+            assert (once[second], once[third]) == (before[second], before[third])
+
+            again = await stack.order("rollout", "app_servers", "--exec", command)
+            assert (again.code, "1 of 3 updated; go on with --resume" in again.err) == (1, True), again
+            (tmp_path / "broken").unlink()
+            said = await stack.order("rollout", "app_servers", "--resume")
+            assert said.code == 0, said.err
+        after = fleet.pids()
+        assert after[first] == once[first]
+        assert (after[second] != before[second], after[third] != before[third]) == (True, True)
+        assert load.failures == []
+        none = await stack.order("rollout", "app_servers", "--resume")
+        assert (none.code, "no rollout of app_servers to go on with" in none.err) == (1, True), none
+
+
+async def test_killed_in_the_middle_it_goes_on_where_it_was(nginx_binary: str, tmp_path: Path) -> None:
+    """kill -9 while a command runs: --resume ends the command that was left, begins that update anew, and leaves
+    alone what was done. Meanwhile a second rollout is refused, and says whose process is in the way."""
+    async with serving(nginx_binary, tmp_path, 3) as (stack, fleet):
+        first, second, third = fleet.endpoints
+        before = fleet.pids()
+        slow = tmp_path / "slow"
+        command = fleet.scripted(
+            f"if PORT == {second.rpartition(':')[2]!r} and not (HERE / 'slow').exists():\n"
+            "    (HERE / 'slow').write_text(str(os.getpid()))\n"
+            "    time.sleep(600)"
+        )
+        async with Load(stack.url).running() as load:
+            deploy = Deploy(stack, "--exec", command)
+            try:
+                await eventually(lambda: slow.exists() and slow.read_text(), "the slow update to begin")
+                other = await stack.order("rollout", "app_servers", "--exec", command)
+                assert (other.code, f"under way (process {deploy.pid})" in other.err) == (1, True), other
+            finally:
+                deploy.kill()
+            left = int(slow.read_text())
+            assert alive(left)
+            once = fleet.pids()
+            said = await stack.order("rollout", "app_servers", "--resume")
+            assert said.code == 0, said.err
+        assert not alive(left)
+        after = fleet.pids()
+        assert (before[first] != once[first], after[first] == once[first]) == (True, True)
+        assert (after[second] != before[second], after[third] != before[third]) == (True, True)
+        assert load.failures == []
+
+
+async def test_what_hangs_is_ended_and_what_is_not_well_stops_it(nginx_binary: str, tmp_path: Path) -> None:
+    """A command past --timeout is killed with all it has started; an instance that comes back sick is named."""
+    async with serving(nginx_binary, tmp_path, 2) as (stack, fleet):
+        first, second = fleet.endpoints
+        before = fleet.pids()
+        note = tmp_path / "child"
+        hang = f"sh -c 'sleep 600 & echo $! > {note}; wait'"
+        said = await stack.order("rollout", "app_servers", "--exec", hang, "--only", second, "--timeout", "3s")
+        assert (said.code, "`sh` was not done within 3s and was ended" in said.err) == (1, True), said
+        await eventually(lambda: not alive(int(note.read_text())), "the child to be ended")
+        assert (await stack.order("undrain", "app_servers", second, "--wait")).code == 0
+        assert (await stack.order("rollout", "app_servers", "--forget")).code == 0
+
+        said = await stack.order("rollout", "app_servers", "--exec", f"{fleet.command} sick", "--timeout", "3s")
+        assert said.code == 1, said.out
+        assert f"{first} is not healthy: it is drained (last probe: fail)" in said.err
+        assert "0 of 2 updated" in said.err
+        assert fleet.pid(second) == before[second]
+
+
+async def test_a_command_that_hits_another_instance_stops_it(nginx_binary: str, tmp_path: Path) -> None:
+    """Another instance that is gone once the command has run is named: the wrong one was replaced."""
+    async with serving(nginx_binary, tmp_path, 3) as (stack, fleet):
+        first, second, third = fleet.endpoints
+        kept = json.dumps([{"targets": [first, third]}])
+        command = fleet.scripted(f"(HERE / 'targets.json').write_text({kept!r})")
+        said = await stack.order("rollout", "app_servers", "--exec", command)
+        assert said.code == 1, said.out
+        assert f"while {first} was to be updated, {second} has gone or become another instance" in said.err
+
+
+async def test_a_restarted_sidecar_is_waited_for(nginx_binary: str, tmp_path: Path) -> None:
+    """The sidecar is killed and started by the update command itself: the rollout goes on."""
+    async with serving(nginx_binary, tmp_path, 2) as (stack, fleet):
+        before = fleet.pids()
+        go, there = tmp_path / "go", tmp_path / "there"
+        command = fleet.scripted("(HERE / 'there').touch()\nwhile not (HERE / 'go').exists(): time.sleep(0.01)")
+        rollout = asyncio.create_task(stack.order("rollout", "app_servers", "--exec", command))
+        await eventually(there.exists, "the first update")
+        stack.sidecar.kill()
+        go.touch()
+        await asyncio.sleep(0.5)  # the rollout may well look in vain meanwhile; it need not
+        stack.sidecar.start()
+        said = await rollout
+        assert said.code == 0, said.err
+        assert all(fleet.pid(endpoint) != before[endpoint] for endpoint in fleet.endpoints)
+
+
+async def test_words_that_mean_nobody_are_named(nginx_binary: str, tmp_path: Path) -> None:
+    """Unknown names come with the nearest; a plan is printed and touches nothing; the last instance is not drained."""
+    async with serving(nginx_binary, tmp_path, 1) as (stack, fleet):
+        (only,) = fleet.endpoints
+        near = f"{only[:-1]}{(int(only[-1]) + 1) % 10}"
+        for code, sentence, *words in (
+            (1, "did you mean app_servers?", "app_server", "--exec", "true"),
+            (1, f"did you mean {only}?", "app_servers", "--exec", "true", "--only", near),
+            (1, "has no version 'blue'; none is known", "app_servers", "--exec", "true", "--from", "blue"),
+            (1, "is the last instance of app_servers that serves", "app_servers", "--exec", "true"),
+            (2, "--exec knows no {adress}", "app_servers", "--exec", "true {adress}"),
+            (2, "name one way to update an instance", "app_servers"),
+            (2, "--probe localhost: give a URL", "app_servers", "--exec", "true", "--probe", "localhost"),
+        ):
+            said = await stack.order("rollout", *words)
+            assert (said.code, sentence in said.err) == (code, True), said
+            assert (await stack.order("rollout", "app_servers", "--forget")).code == 0
+        said = await stack.order("rollout", "app_servers", "--exec", "true {id} {instance}", "--dry-run")
+        assert said.code == 0, said.err
+        assert said.out.splitlines() == [
+            f"drain {only}, wait until it is safe to stop",
+            f"run true '' {only}",
+            f"wait until {only}, or what comes in its place, is healthy",
+            f"undrain {only}, wait until nginx serves it",
+        ]
+        assert stack.sidecar.states() == {only: "healthy"}
+        stack.sidecar.stop()
+        said = await stack.order("rollout", "app_servers", "--exec", "true")
+        assert (said.code, "cannot be reached" in said.err) == (3, True), said

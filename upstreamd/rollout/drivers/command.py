@@ -1,0 +1,51 @@
+"""The driver `exec`: a command of the operator's updates one instance where it is, or replaces it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+
+from upstreamd.rollout.journal import Entry
+from upstreamd.rollout.running import Process, Running, Tell
+from upstreamd.rollout.stop import WordsError
+
+PLACES = ("address", "port", "id", "version", "instance")
+_PLACE = re.compile(r"\{(\w*)\}")
+
+
+class Command:
+    """`line` is split as a shell would, without being given to one, and then filled in for each instance: {address},
+    {port}, {id}, {version}, {instance} (address with port). What a source says can therefore never become a second
+    word or command. Raises WordsError."""
+
+    def __init__(self, line: str) -> None:
+        try:
+            self._words = shlex.split(line)
+        except ValueError as error:
+            raise WordsError(f"--exec {line!r}: {error}") from error
+        if not self._words:
+            raise WordsError("--exec is empty; give the command that updates one instance")
+        for place in _PLACE.findall(line):
+            if place not in PLACES:
+                raise WordsError(f"--exec knows no {{{place}}}; there are {', '.join(f'{{{one}}}' for one in PLACES)}")
+
+    def words(self, entry: Entry) -> list[str]:
+        """The command for one instance."""
+        address, _, port = entry.endpoint.rpartition(":")
+        said = {
+            "address": address.strip("[]"),
+            "port": port,
+            "id": entry.id,
+            "version": entry.version,
+            "instance": entry.endpoint,
+        }
+        return [_PLACE.sub(lambda found: said[found[1]], word) for word in self._words]
+
+    def update(self, entry: Entry, running: Running, tell: Tell, started: Callable[[Process], None]) -> None:
+        """Run it to its end. Raises StopError."""
+        running.run(self.words(entry), tell, started)
+
+    def described(self, entry: Entry) -> str:
+        """What a plan says of it."""
+        return f"run {shlex.join(self.words(entry))}"

@@ -1,0 +1,46 @@
+"""Who takes an instance out of rotation for its update, and puts it back: upstreamd's own drain, or another."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from upstreamd.rollout.journal import Entry
+from upstreamd.rollout.sidecar import Sidecar
+
+
+class Gate(Protocol):
+    """Both raise StopError."""
+
+    taking: str
+    """What a plan says of taking out."""
+    returning: str
+    """What a plan says of putting back."""
+
+    def take_out(self, sidecar: Sidecar, entry: Entry) -> None:
+        """Ask that it gets no new requests."""
+
+    def put_back(self, sidecar: Sidecar, entry: Entry) -> None:
+        """Ask that it gets requests again, or what came in its place."""
+
+    def back(self, service: str, endpoint: str) -> str:
+        """The command with which an operator puts it back."""
+
+
+class Drain:
+    """By order to upstreamd. The order is of this identity: what comes in its place is not drained, and what is
+    forgotten here does not meet a later instance at the same address."""
+
+    taking = "drain"
+    returning = "undrain"
+
+    def take_out(self, sidecar: Sidecar, entry: Entry) -> None:
+        """As Gate."""
+        sidecar.drain(entry.endpoint)
+
+    def put_back(self, sidecar: Sidecar, entry: Entry) -> None:
+        """As Gate."""
+        sidecar.undrain(entry.endpoint)
+
+    def back(self, service: str, endpoint: str) -> str:
+        """As Gate."""
+        return f"upstreamd undrain {service} {endpoint}"

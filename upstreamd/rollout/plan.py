@@ -1,0 +1,71 @@
+"""Which instances a rollout updates, in which order, how many together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from upstreamd.rollout.seen import Seen, View
+from upstreamd.rollout.stop import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a rollout is carried out. `timeout` in seconds, for each wait and each command; `surge` is how many more than
+    now may run; `only` names addresses, `old` the version that is replaced, `new` the one that must come (empty: any);
+    `probe` is a URL that nginx must answer with 200 (empty: none)."""
+
+    batch: int = 1
+    max_unavailable: int = 1
+    surge: int = 0
+    timeout: float = 60.0
+    only: tuple[str, ...] = ()
+    old: str = ""
+    new: str = ""
+    probe: str = ""
+
+    @staticmethod
+    def read(said: dict[str, Any]) -> Options:
+        """From what a journal keeps. Raises TypeError."""
+        return Options(**{**said, "only": tuple(said["only"])})
+
+
+def chosen(view: View, service: str, options: Options) -> tuple[Seen, ...]:
+    """Those that are to be updated: the ones that do not serve come first, for nobody misses them.
+
+    Raises UsageError for names that nobody has, with the nearest one, and where nobody is left to update.
+    """
+    found = {each.endpoint: each for each in view.instances}
+    for endpoint in options.only:
+        if endpoint not in found:
+            raise UsageError(f"{service} has no instance {endpoint}{_near(endpoint, found)}")
+    versions = sorted({each.version for each in found.values()} - {""})
+    if options.old and options.old not in versions:
+        raise UsageError(f"{service} has no version {options.old!r}{_near(options.old, versions)}")
+    targets = [each for each in found.values() if _is_meant(each, options)]
+    if not found:
+        raise UsageError(f"{service} has no instances")
+    if not targets:
+        which = f" that are not of version {options.new} already" if options.new else ""
+        raise UsageError(f"{service} has no instances to update{which}")
+    return tuple(sorted(targets, key=lambda each: each.well))
+
+
+def batches(targets: Sequence[Seen], size: int) -> list[Sequence[Seen]]:
+    """`targets`, so many together."""
+    return [targets[at : at + size] for at in range(0, len(targets), size)]
+
+
+def _is_meant(each: Seen, options: Options) -> bool:
+    if options.only and each.endpoint not in options.only:
+        return False
+    if options.old and each.version != options.old:
+        return False
+    return not options.new or each.version != options.new
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    from upstreamd.objections import near  # knows all that is decided; needed for a wrong name alone
+
+    return near(word, known)

@@ -1,0 +1,241 @@
+"""A rolling update in place: take out, update, wait until it is well, ask through nginx, put back; then the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Protocol
+
+from upstreamd.rollout import reply
+from upstreamd.rollout.drivers.gate import Gate
+from upstreamd.rollout.journal import DONE, DRAINING, FAILED, UPDATING, VERIFYING, WAITING, Entry, Journal, Progress
+from upstreamd.rollout.plan import Options
+from upstreamd.rollout.running import Process, Running, Tell, end_leftover
+from upstreamd.rollout.seen import View
+from upstreamd.rollout.sidecar import Sidecar
+from upstreamd.rollout.stop import StopError
+from upstreamd.rollout.telling import Voice
+from upstreamd.rollout.watch import Watch
+
+
+class Update(Protocol):
+    """Updates one instance where it is, or puts another in its place."""
+
+    def update(self, entry: Entry, running: Running, tell: Tell, started: Callable[[Process], None]) -> None:
+        """Carry it out. Raises StopError."""
+
+    def described(self, entry: Entry) -> str:
+        """What a plan says of it."""
+
+
+class Rolling:
+    """Carries out the rollout that `progress` tells of, and writes down in `journal` how far it is."""
+
+    def __init__(
+        self,
+        sidecar: Sidecar,
+        gate: Gate,
+        update: Update,
+        journal: Journal,
+        progress: Progress,
+        rise: int,
+        voice: Voice,
+    ) -> None:
+        self._sidecar = sidecar
+        self._gate = gate
+        self._update = update
+        self._journal = journal
+        self._progress = progress
+        self._options = Options.read(progress.options)
+        self._rise = rise
+        self._voice = voice
+        self._writing = Lock()
+
+    def described(self) -> list[str]:
+        """What it would do, a line each."""
+        lines = []
+        size = self._options.batch
+        for at in range(0, len(self._progress.entries), size):
+            batch = self._progress.entries[at : at + size]
+            lines += [f"{self._gate.taking} {entry.endpoint}, wait until it is safe to stop" for entry in batch]
+            lines += [self._update.described(entry) for entry in batch]
+            lines += [f"wait until {entry.endpoint}, or what comes in its place, is healthy" for entry in batch]
+            lines += [f"expect 200 of {self._options.probe}"] if self._options.probe else []
+            lines += [f"{self._gate.returning} {entry.endpoint}, wait until nginx serves it" for entry in batch]
+        return lines
+
+    def back(self) -> str:
+        """How to go back."""
+        out = [each.endpoint for each in self._progress.entries if each.phase not in (WAITING, DONE)]
+        if not out:
+            return ""
+        command = self._gate.back(self._progress.service, out[0])
+        return f"{', '.join(out)} may be left out of rotation: mend it by hand and `{command}`"
+
+    def run(self) -> None:
+        """To its end. Raises StopError where it stops before; what was under way then is marked as failed."""
+        left = [entry for entry in self._progress.entries if entry.phase != DONE]
+        begun = [entry for entry in left if entry.phase not in (WAITING, FAILED)]
+        size = self._options.batch
+        rest = [entry for entry in left if entry not in begun]
+        parts = [begun] if begun else []
+        parts += [rest[at : at + size] for at in range(0, len(rest), size)]
+        for part in parts:
+            try:
+                self._part(part)
+            except StopError:
+                for entry in part:
+                    entry.phase = FAILED if entry.phase != DONE else DONE
+                self._save()
+                raise
+
+    def _part(self, part: Sequence[Entry]) -> None:
+        """One batch, from wherever it is."""
+        before = self._sidecar.look()
+        if not all(entry.phase == VERIFYING for entry in part):
+            if not any(entry.phase == UPDATING for entry in part):
+                self._progress.known = sorted(before.keys)
+            self._end_leftovers(part)
+            self._room_for(part)
+            self._take_out(part)
+            self._change(part)
+        self._verify(part)
+        if self._options.probe:
+            reply.expect(self._options.probe)
+            self._voice.say(f"{self._options.probe} answers 200")
+        self._put_back(part)
+        self._others_serve(before, part)
+
+    def _end_leftovers(self, part: Sequence[Entry]) -> None:
+        """Whoever ended this program may have left its command running."""
+        for entry in part:
+            if entry.process is not None and end_leftover(entry.process):
+                self._about(entry, "the update that was under way is ended, and begun anew")
+            entry.process = None
+
+    def _room_for(self, part: Sequence[Entry]) -> None:
+        """Wait until so many others serve that these may leave. Raises StopError where that does not come true."""
+        meant = {entry.endpoint for entry in part}
+        most = self._options.max_unavailable
+
+        def away(view: View) -> list[str]:
+            return [each.endpoint for each in view.instances if not each.well and each.endpoint not in meant]
+
+        def why_not(view: View) -> str:
+            sick = ", ".join(away(view))
+            return f"{sick} does not serve, and taking {', '.join(meant)} out too would exceed --max-unavailable {most}"
+
+        self._sidecar.await_view(lambda view: len(away(view)) + len(meant) <= most, why_not)
+
+    def _take_out(self, part: Sequence[Entry]) -> None:
+        self._enter(part, DRAINING, keep=(UPDATING,))
+        for entry in part:
+            with self._voice.timed(entry, "drain") as taken:
+                self._gate.take_out(self._sidecar, entry)
+                self._sidecar.await_view(lambda view, entry=entry: _is_out(view, entry), _not_out(entry))  # type: ignore[misc]  # mypy knows no types of a lambda's defaults
+                self._about(entry, f"is out of rotation and safe to stop ({taken():.2f}s)")
+
+    def _change(self, part: Sequence[Entry]) -> None:
+        """Update all of the part, at the same time."""
+        self._enter(part, UPDATING)
+        running = Running(self._options.timeout)
+        with ThreadPoolExecutor(len(part)) as pool:
+            under_way = [pool.submit(self._change_one, entry, running) for entry in part]
+            try:
+                for each in under_way:
+                    each.result()
+            except BaseException:
+                running.stop()
+                raise
+
+    def _change_one(self, entry: Entry, running: Running) -> None:
+        def started(process: Process) -> None:
+            entry.process = process
+            self._save()
+
+        with self._voice.timed(entry, "update") as taken:
+            self._update.update(entry, running, lambda line: self._about(entry, f"| {line}"), started)
+            entry.process = None
+            self._about(entry, f"is updated ({taken():.2f}s)")
+
+    def _verify(self, part: Sequence[Entry]) -> None:
+        self._enter(part, VERIFYING)
+        watch = Watch(part, self._progress.known, self._sidecar.look().at, self._rise, self._voice.clock)
+        with self._voice.timed(part[0], "healthy") as taken:
+            view = self._sidecar.await_view(watch.look, watch.why_not)
+        for entry in part:
+            entry.seconds["healthy"] = part[0].seconds["healthy"]
+            successor = view.find(entry.successor[0]) if entry.successor else None
+            assert successor is not None  # noqa: S101 - the watch has seen it in this very view
+            other = f"; {successor.endpoint} is in its place" if successor.key != entry.key else ""
+            self._about(entry, f"is healthy ({taken():.2f}s){other}")
+            if self._options.new and successor.version != self._options.new:
+                version = successor.version or "no version"
+                raise StopError(f"{successor.endpoint} has come back with {version}, not {self._options.new}")
+
+    def _put_back(self, part: Sequence[Entry]) -> None:
+        for entry in part:
+            with self._voice.timed(entry, "return") as taken:
+                self._gate.put_back(self._sidecar, entry)
+                place = entry.successor[0] if entry.successor else entry.endpoint
+                self._sidecar.await_view(lambda view, place=place: _serves(view, place), _not_served(place))  # type: ignore[misc]  # as above
+                entry.phase = DONE
+                self._save()
+                self._about(entry, f"serves again ({taken():.2f}s)")
+
+    def _others_serve(self, before: View, part: Sequence[Entry]) -> None:
+        """Whoever served before does so after: a command may have hit another instance than it was told to."""
+        meant = {entry.endpoint for entry in part}
+        others = [each.endpoint for each in before.instances if each.well and each.endpoint not in meant]
+
+        def sick(view: View) -> list[str]:
+            return [place for place in others if not _serves(view, place)]
+
+        def why_not(view: View) -> str:
+            return f"{', '.join(sick(view))} does not serve any more since {', '.join(meant)} was updated"
+
+        self._sidecar.await_view(lambda view: not sick(view), why_not)
+
+    def _enter(self, part: Sequence[Entry], phase: str, keep: tuple[str, ...] = ()) -> None:
+        for entry in part:
+            entry.phase = phase if entry.phase not in keep else entry.phase
+        self._save()
+
+    def _save(self) -> None:
+        with self._writing:
+            self._journal.save(self._progress)
+
+    def _about(self, entry: Entry, sentence: str) -> None:
+        self._voice.about(self._progress, entry, sentence)
+
+
+def _is_out(view: View, entry: Entry) -> bool:
+    """Whether it may be stopped, or is gone already: then an update was under way before."""
+    seen = view.find(entry.endpoint)
+    return seen is None or seen.key != entry.key or seen.state == "drained"
+
+
+def _not_out(entry: Entry) -> Callable[[View], str]:
+    def why(view: View) -> str:
+        seen = view.find(entry.endpoint)
+        return f"{entry.endpoint} is not safe to stop: it is {seen.state if seen else 'gone'}" + (
+            f" ({seen.reason})" if seen else ""
+        )
+
+    return why
+
+
+def _serves(view: View, endpoint: str) -> bool:
+    seen = view.find(endpoint)
+    return seen is not None and seen.well and view.settled
+
+
+def _not_served(endpoint: str) -> Callable[[View], str]:
+    def why(view: View) -> str:
+        seen = view.find(endpoint)
+        return f"nginx does not serve {endpoint} yet: " + (
+            f"it is {seen.state} ({seen.reason})" if seen else "it is gone"
+        )
+
+    return why

@@ -1,0 +1,83 @@
+"""A service as the sidecar tells of it at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from upstreamd.model import Endpoint
+
+Key = tuple[str, str]
+"""An instance: its address with port, and its source's identity of it (empty where the address is that)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One instance. `probe` is the result of its last probe ("" where there was none), `probed` when that stood
+    (seconds on the sidecar's wall clock)."""
+
+    endpoint: str
+    id: str
+    version: str
+    state: str
+    serving: bool
+    reason: str
+    probe: str = ""
+    probed: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        """What tells it from a successor at the same address."""
+        return self.endpoint, self.id
+
+    @property
+    def well(self) -> bool:
+        """Whether it serves, or would if its version were the active one."""
+        return self.state == "healthy"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All instances of the service at `at` (seconds on the sidecar's wall clock); `settled` tells whether nginx is
+    proved to have every order that was given."""
+
+    at: float
+    instances: tuple[Seen, ...]
+    settled: bool = True
+
+    def find(self, endpoint: str) -> Seen | None:
+        """The instance at this address and port."""
+        return next((each for each in self.instances if each.endpoint == endpoint), None)
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        """Those of all instances."""
+        return frozenset(each.key for each in self.instances)
+
+    def newcomers(self, known: Collection[Key]) -> list[Seen]:
+        """Those that are not `known`."""
+        return [each for each in self.instances if each.key not in known]
+
+
+def view(document: dict[str, Any], service: str) -> View:
+    """What the status document says of `service`; without instances where it does not know it."""
+    at = datetime.fromisoformat(document["at"]).timestamp()
+    said = document["services"].get(service, {})
+    listed = tuple(_seen(each, at) for each in said.get("instances", []))
+    return View(at, listed, said.get("rotation", {}).get("settled", True))
+
+
+def _seen(said: dict[str, Any], at: float) -> Seen:
+    probe = said["probe"] or {}
+    return Seen(
+        endpoint=str(Endpoint(said["address"], said["port"])),
+        id=said["id"],
+        version=said["version"],
+        state=said["state"],
+        serving=said["serving"],
+        reason=said["reason"],
+        probe=probe.get("result", ""),
+        probed=at - probe["age_seconds"] if probe else 0.0,
+    )

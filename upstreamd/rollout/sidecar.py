@@ -1,0 +1,91 @@
+"""Orders to the sidecar and looks at what it says, through its restarts and while it is busy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from upstreamd.model import Clock
+from upstreamd.rollout.seen import View, view
+from upstreamd.rollout.stop import AwayError, RefusedError, StopError
+
+BETWEEN_LOOKS = 0.02
+BETWEEN_TRIES = 0.1
+"""Seconds."""
+
+
+class Admin(Protocol):
+    """The admin API. Both raise AwayError and RefusedError."""
+
+    def ask(self, path: str) -> dict[str, Any]:
+        """What GET answers."""
+
+    def order(self, path: str, said: dict[str, object]) -> dict[str, Any]:
+        """What POST answers."""
+
+
+class Sidecar:
+    """One service of the sidecar behind `admin`. What does not answer is tried again for `patience` seconds."""
+
+    def __init__(self, admin: Admin, service: str, patience: float, clock: Clock = time.monotonic) -> None:
+        self.service = service
+        self.patience = patience
+        self.clock = clock
+        self._admin = admin
+
+    def drain(self, endpoint: str) -> bool:
+        """Take an instance out; False where nobody names it. Raises StopError where that is refused."""
+        return self._ordered(endpoint, "drain")
+
+    def undrain(self, endpoint: str) -> bool:
+        """Put an instance back; False where nobody names it. Raises StopError where that is refused."""
+        return self._ordered(endpoint, "undrain")
+
+    def look(self) -> View:
+        """The service as nginx is proved to serve it. Raises StopError where nobody tells for too long."""
+        until = self.clock() + self.patience
+        while True:
+            try:
+                document = self._admin.ask("/v1/status")
+                if document["ready"]:
+                    return view(document, self.service)
+                why = f"upstreamd is not ready: {document['reason']}"
+            except AwayError as error:
+                why = str(error)
+            except RefusedError as error:
+                raise StopError(str(error)) from error
+            if self.clock() > until:
+                raise StopError(f"{why}; given up after {self.patience:g}s")
+            time.sleep(BETWEEN_TRIES)
+
+    def await_view(self, holds: Callable[[View], bool], why_not: Callable[[View], str]) -> View:
+        """Look until `holds`; raises StopError, with what `why_not` makes of the last look, once the patience ends."""
+        until = self.clock() + self.patience
+        while True:
+            found = self.look()
+            if holds(found):
+                return found
+            if self.clock() > until:
+                raise StopError(f"{why_not(found)}, after {self.patience:g}s")
+            time.sleep(BETWEEN_LOOKS)
+
+    def _ordered(self, endpoint: str, verb: str) -> bool:
+        service = quote(self.service, safe="")
+        path = f"/v1/services/{service}/instances/{quote(endpoint, safe=':[]')}/{verb}"
+        until = self.clock() + self.patience
+        while True:
+            try:
+                self._admin.order(path, {})
+            except RefusedError as error:
+                if error.kind == "unknown":
+                    return False
+                if error.kind != "busy" or self.clock() > until:
+                    raise StopError(f"upstreamd will not {verb} it: {error}") from error
+            except AwayError as error:
+                if self.clock() > until:
+                    raise StopError(str(error)) from error
+            else:
+                return True
+            time.sleep(BETWEEN_TRIES)

@@ -1,0 +1,120 @@
+"""A rollout as a whole: put together from what was asked for, or from the journal of one that ended before its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from upstreamd.rollout.journal import DONE, WAITING, Entry, Journal, Progress
+from upstreamd.rollout.plan import Options, chosen
+from upstreamd.rollout.seen import View
+from upstreamd.rollout.sidecar import Admin, Sidecar
+from upstreamd.rollout.telling import Voice
+
+
+class Engine(Protocol):
+    """One way to carry a rollout out."""
+
+    def described(self) -> list[str]:
+        """What it would do, a line each."""
+
+    def run(self) -> None:
+        """To its end. Raises StopError where it stops before."""
+
+    def back(self) -> str:
+        """How to go back, where it has stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where a rollout takes place. `rise` is how many good probes in a row make an instance healthy; `consul` the
+    agent's address and its token's file; `say` prints a line."""
+
+    admin: Admin
+    journal: Journal
+    rise: int
+    consul: tuple[str, str]
+    say: Callable[[str], None]
+
+
+class Rollout:
+    """What goes on, or would; made by `begun` and `resumed`."""
+
+    def __init__(self, progress: Progress, engine: Engine, setting: Setting) -> None:
+        self.progress = progress
+        self._engine = engine
+        self._setting = setting
+
+    def described(self) -> list[str]:
+        """What it would do, a line each."""
+        return self._engine.described()
+
+    def run(self) -> None:
+        """To its end, after which the journal is gone. Raises StopError where it stops before."""
+        self._setting.journal.save(self.progress)
+        self._engine.run()
+        self._setting.journal.remove()
+
+    def back(self) -> str:
+        """How to go back, where it has stopped."""
+        return self._engine.back()
+
+    def told(self) -> dict[str, Any]:
+        """How far it is, for other programs."""
+        return {
+            "service": self.progress.service,
+            "driver": self.progress.driver["name"],
+            "updated": self.progress.done,
+            "of": len(self.progress.entries),
+            "instances": [
+                {
+                    "instance": entry.endpoint,
+                    "id": entry.id,
+                    "phase": entry.phase,
+                    "successor": entry.successor[0] if entry.successor else None,
+                    "seconds": entry.seconds,
+                }
+                for entry in self.progress.entries
+            ],
+        }
+
+
+def begun(service: str, driver: dict[str, Any], options: Options, setting: Setting) -> Rollout:
+    """A new one. Raises UsageError where it makes no sense, StopError where the sidecar cannot tell."""
+    sidecar = Sidecar(setting.admin, service, options.timeout)
+    entries = [Entry(each.endpoint, each.id, each.version) for each in chosen(sidecar.look(), service, options)]
+    progress = Progress(service, driver, asdict(options), entries)
+    return Rollout(progress, _engine(sidecar, progress, setting), setting)
+
+
+def resumed(progress: Progress, setting: Setting) -> Rollout:
+    """The one that `progress` tells of. Raises as `begun` does."""
+    options = Options.read(progress.options)
+    sidecar = Sidecar(setting.admin, progress.service, options.timeout)
+    view = sidecar.look()
+    for entry in progress.entries:
+        if entry.phase != DONE:
+            _follow(entry, view)
+    return Rollout(progress, _engine(sidecar, progress, setting), setting)
+
+
+def _follow(entry: Entry, view: View) -> None:
+    """An update that failed after it had put another instance in the place of the first is made of that one."""
+    if entry.phase == WAITING or entry.successor is None or entry.successor == entry.key:
+        return
+    if entry.key not in view.keys and entry.successor in view.keys:
+        entry.endpoint, entry.id = entry.successor
+        entry.successor = None
+
+
+def _engine(sidecar: Sidecar, progress: Progress, setting: Setting) -> Engine:
+    """What carries it out, as its driver has it."""
+    from upstreamd.rollout.drivers.command import Command
+    from upstreamd.rollout.drivers.gate import Drain
+    from upstreamd.rollout.rolling import Rolling
+
+    voice = Voice(setting.say, time.monotonic)
+    driver = progress.driver
+    return Rolling(sidecar, Drain(), Command(driver["command"]), setting.journal, progress, setting.rise, voice)
