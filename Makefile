@@ -9,7 +9,7 @@ IMAGE  ?= upstreamd:local
 BENCH  ?= *
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest check bench image clean environment environment-dev
+.PHONY: help demo test pytest check bench image sbom release-check clean environment environment-dev
 
 help:
 	@echo 'make demo    the whole product on this machine; ARGS="--duration 20" and the like are passed on'
@@ -18,6 +18,8 @@ help:
 	@echo 'make check   format, lint, types, import contracts'
 	@echo 'make bench   measurements and comparisons with peers; BENCH=propagation chooses one, ARGS are passed on'
 	@echo 'make image   the container image $(IMAGE)'
+	@echo 'make sbom    sdist, wheel and SBOM (CycloneDX) in dist/, the wheel tried in an empty environment'
+	@echo 'make release-check TAG=v0.1.0   whether the tag, the version and the changelog agree'
 	@echo 'make clean   remove .venv and what builds and tests left'
 	@echo
 	@echo 'PYTHON=/path/to/python3.12 chooses the interpreter (3.11 or later).'
@@ -43,6 +45,12 @@ bench: environment-dev
 
 image:
 	docker build --tag $(IMAGE) .
+
+sbom: environment-dev
+	.ci/package.sh dist
+
+release-check:
+	@$(PYTHON) deploy/release_check.py '$(TAG)'
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
