@@ -28,11 +28,13 @@ class _Target(NamedTuple):
 
 @dataclass(slots=True)
 class _Round:
-    """What one round of questions found; `ttl` is the shortest of all, in seconds."""
+    """What one round of questions found; `ttl` is the shortest of all, in seconds, `looked_up` the addresses of SRV
+    targets that had to be asked for."""
 
     addresses: list[tuple[str, str]] = field(default_factory=list)  # name, address
     targets: list[_Target] = field(default_factory=list)
     missing: list[Skipped] = field(default_factory=list)
+    looked_up: dict[str, list[str]] = field(default_factory=dict)
     ttl: float = math.inf
 
 
@@ -85,6 +87,7 @@ class DnsDiscoverer:
         services = self._source.type == "SRV"
         ask = self._ask_services if services else self._ask_addresses
         await _all(ask(name, find, found) for name in self._source.names)
+        self._targets = found.looked_up  # those of this round alone, for a zone may name others each time
         return found
 
     async def _ask_addresses(self, name: str, find: Callable[[str, str], Awaitable[Found]], found: _Round) -> None:
@@ -117,7 +120,7 @@ class DnsDiscoverer:
                 found.missing.append(self._missing("SRV", target, exists=exists))
 
         await _all(look_up(target) for target in lacking)
-        self._targets |= {target: addresses[target] for target in lacking}
+        found.looked_up |= {target: addresses[target] for target in lacking}
         found.targets += [_Target(service, address) for service in services for address in addresses[service.target]]
 
     async def _addresses(self, name: str, find: Callable[[str, str], Awaitable[Found]]) -> tuple[list[str], bool]:

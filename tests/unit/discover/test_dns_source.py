@@ -119,6 +119,20 @@ async def test_a_failing_target_keeps_its_last_addresses() -> None:
         assert "SERVFAIL" in answer.skipped[0].reason
 
 
+async def test_targets_that_are_named_no_more_are_forgotten() -> None:
+    """A zone that names other targets each time costs no more memory than its last answer."""
+    async with FakeDns() as server:
+        asked = source(server, kind="SRV")
+        for number in range(1, 4):
+            server.zone = {("app", "SRV"): [f"1 1 80 t{number}"], (f"t{number}", "A"): ["10.0.0.1"]}
+            await asked.discover()
+        server.zone = {("app", "SRV"): ["1 1 80 t3", "1 1 80 t1"], ("t3", "A"): ["10.0.0.3"]}
+        server.rcodes["t1"] = "SERVFAIL"
+        answer = await asked.discover()
+        assert endpoints(answer) == {"10.0.0.3:80"}
+        assert "its last 0 addresses are kept" in answer.skipped[0].reason
+
+
 async def test_a_long_answer_comes_over_tcp() -> None:
     """An answer cut to fit UDP is asked for again over TCP, and is complete."""
     async with FakeDns(udp_bytes=512) as server:
