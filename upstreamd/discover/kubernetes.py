@@ -14,6 +14,7 @@ from upstreamd.model import Answer, Clock
 
 _VERSIONS = ("v1", "v1beta1")  # of discovery.k8s.io; v1 since 1.21, v1beta1 from 1.17 to 1.24
 _PAGE = "500"  # slices in one answer
+_MOST_PAGES = 200
 _SHORTEST_WATCH = 1.0  # seconds; one that ends sooner, and without a word, is none
 
 
@@ -132,16 +133,17 @@ class KubernetesDiscoverer:
         """Reads all pages; the version of the list."""
         parts: dict[str, Part] = {}
         params = {"labelSelector": self._selector, "limit": _PAGE}
-        while True:
+        for _ in range(_MOST_PAGES):
             page = await self._server.page(self._path(api), params)
             for entry in page.items:
                 parts[_name(entry, len(parts))] = part(entry, self._binding, self._port)
             self._bounded(parts)
             if not page.metadata.continue_:
-                break
+                self._parts = parts
+                return page.metadata.resource_version
             params["continue"] = page.metadata.continue_
-        self._parts = parts
-        return page.metadata.resource_version
+        reason = f"{self._server.access.shown} lists {self._selector} in more than {_MOST_PAGES} pages"
+        raise DiscoveryError(reason, kind="too_large")
 
     def _answer(self) -> Answer:
         self._bounded(self._parts)
@@ -150,9 +152,8 @@ class KubernetesDiscoverer:
         return Answer(instances, skipped, "" if self._parts else doubt)
 
     def _bounded(self, parts: dict[str, Part]) -> None:
-        bounded(
-            sum(each.listed for each in parts.values()), f"{self._server.access.shown}, asked for {self._selector},"
-        )
+        listed = sum(each.listed or 1 for each in parts.values())  # an empty slice takes its room as well
+        bounded(listed, f"{self._server.access.shown}, asked for {self._selector},")
 
     def _path(self, api: str) -> str:
         return f"/apis/discovery.k8s.io/{api}/namespaces/{self._namespace}/endpointslices"

@@ -132,6 +132,18 @@ async def test_all_pages_are_read(server: FakeKubernetes) -> None:
         assert server.lists == 4
 
 
+async def test_a_list_without_end_is_a_failure(server: FakeKubernetes) -> None:
+    """A server that always has one more page is not asked for ever: the source says what is wrong."""
+
+    async def handler(_request: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response({"metadata": {"continue": "more"}, "items": []})
+
+    server.handler = handler
+    async with source(server) as seen:
+        assert ("kubernetes", "too_large") in seen.errors
+        assert "more than 200 pages" in seen.state.error
+
+
 async def test_an_older_cluster_is_asked_in_its_version(server: FakeKubernetes) -> None:
     """Where only v1beta1 is served that is taken, and v1 once it is there."""
     server.versions = {"v1beta1"}
