@@ -342,6 +342,9 @@ async def test_throttling_is_answered_by_asking_less(aws: FakeAWS) -> None:
         await seen.until(lambda state: state.ok, "an answer again")
 
 
+_HIDDEN = '<!DOCTYPE a [<!ENTITY b "c">]><DescribeAutoScalingGroupsResponse>&b;</DescribeAutoScalingGroupsResponse>'
+
+
 @pytest.mark.parametrize(
     ("raw", "kind"),
     [
@@ -349,6 +352,7 @@ async def test_throttling_is_answered_by_asking_less(aws: FakeAWS) -> None:
         (b"<html>Hello", "malformed"),
         (b"<html/>", "malformed"),
         (b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "malformed"),
+        (_HIDDEN.encode("utf-16"), "malformed"),
         (b"<a>" * 100_000, "malformed"),
         (b"x" * (aws_account.MAX_BYTES + 1), "too_large"),
     ],
