@@ -11,13 +11,15 @@ from collections.abc import Iterator
 
 
 class Mailbox(socketserver.ThreadingTCPServer):
-    """Speaks SMTP (RFC 5321) on loopback and keeps the letters; `refuse` makes it turn recipients away."""
+    """Speaks SMTP (RFC 5321) on loopback and keeps the letters; `refuse` makes it turn recipients away. It takes any
+    password and offers no STARTTLS, and keeps the first words of the lines it `heard`."""
 
     daemon_threads = True
 
     def __init__(self, *, refuse: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Letters)
         self.letters: list[str] = []
+        self.heard: list[str] = []
         self.refuse = refuse
 
 
@@ -27,10 +29,15 @@ class _Letters(socketserver.StreamRequestHandler):
         self._say("220 here")
         while line := self.rfile.readline():
             word = line[:4].upper()
+            self.server.heard.append(word.decode("latin-1"))
             if word == b"QUIT":
                 self._say("221 bye")
                 return
-            if word == b"RCPT" and self.server.refuse:
+            if word == b"EHLO":
+                self._say("250-here\r\n250 AUTH PLAIN")
+            elif word == b"AUTH":
+                self._say("235 come in")
+            elif word == b"RCPT" and self.server.refuse:
                 self._say("550 nobody of that name")
             elif word == b"DATA":
                 self._say("354 go on")

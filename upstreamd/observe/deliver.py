@@ -36,6 +36,7 @@ TRIES = 4
 MOST_WAITING = 20
 """Messages that wait for a receiver who does not answer; the oldest is dropped, and said so."""
 _PORTS = {"smtp": 25, "smtps": 465}
+_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 _CONNECTIONS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
 
 
@@ -138,7 +139,7 @@ def post(message: Message, settings: AlertSettings) -> None:
         if url.scheme not in _CONNECTIONS or not url.hostname:
             raise UndeliveredError(f"{settings.webhook_file} holds no URL; write one line into it")
         connection = _CONNECTIONS[url.scheme](url.hostname, url.port, timeout=PATIENCE)
-        body = json.dumps({"text": f"{message.subject}\n{message.text}"})
+        body = json.dumps({"text": _without_markup(f"{message.subject}\n{message.text}")})
         with contextlib.closing(connection):
             target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
             connection.request("POST", target, body.encode(), {"Content-Type": "application/json"})
@@ -150,8 +151,14 @@ def post(message: Message, settings: AlertSettings) -> None:
         raise UndeliveredError(f"the webhook answered {status}; look at alerts.webhook")
 
 
+def _without_markup(text: str) -> str:
+    """Text that calls nobody and links nowhere, whatever an app has said in it (Slack, "Escaping text")."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def mail(message: Message, settings: AlertSettings) -> None:
-    """Send by mail; blocks at most some `PATIENCE`. STARTTLS where the server offers it. Raises UndeliveredError."""
+    """Send by mail; blocks at most some `PATIENCE`. STARTTLS where the server offers it, and a password only then, or
+    on this machine. Raises UndeliveredError."""
     server = urlsplit(settings.mail_server)
     host, port = server.hostname or "", server.port or _PORTS[server.scheme]
     letter = EmailMessage()
@@ -169,7 +176,11 @@ def mail(message: Message, settings: AlertSettings) -> None:
             if not encrypted and connection.has_extn("starttls"):
                 connection.starttls(context=context)
                 connection.ehlo()
+                encrypted = True
             if settings.mail_user:
+                if not encrypted and host not in _HERE:
+                    reason = "offers no STARTTLS, and the password is not sent in the clear; name it with smtps://"
+                    raise UndeliveredError(f"mail by {host}:{port}: the server {reason}")
                 password = Path(settings.mail_password_file).read_text(encoding="utf-8").strip()
                 connection.login(settings.mail_user, password)
             connection.send_message(letter)

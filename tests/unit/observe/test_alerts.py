@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -143,6 +144,35 @@ def test_a_letter_that_is_refused_is_an_error_that_says_why() -> None:
         settings = AlertSettings(mail_server=f"smtp://127.0.0.1:{port}", mail_from="u@e.com", mail_to=("a@e.com",))
         with pytest.raises(UndeliveredError, match="nobody of that name"):
             mail(Message("s", "t"), settings)
+
+
+def test_a_password_is_not_sent_in_the_clear(tmp_path: Path) -> None:
+    """Where a server offers no STARTTLS, or somebody on the way strikes it out, the password stays here; on this
+    machine nobody is on the way."""
+    (tmp_path / "password").write_text("s3cret\n")
+    settings = AlertSettings(
+        mail_from="u@e.com", mail_to=("a@e.com",), mail_user="u", mail_password_file=str(tmp_path / "password")
+    )
+    box = Mailbox()
+    with serving(box) as port:
+        elsewhere = replace(settings, mail_server=f"smtp://127.1:{port}")  # a name that is not known to be this machine
+        with pytest.raises(UndeliveredError, match="not sent in the clear; name it with smtps://"):
+            mail(Message("s", "t"), elsewhere)
+        assert "AUTH" not in box.heard
+        mail(Message("s", "t"), replace(settings, mail_server=f"smtp://127.0.0.1:{port}"))
+    assert "AUTH" in box.heard
+    assert len(box.letters) == 1
+
+
+def test_what_an_app_says_calls_nobody_in_the_chat() -> None:
+    """A label that would be a mention or a link in Slack arrives as the text that it is."""
+    chat = Chat()
+    with serving(chat) as port:
+        post(
+            Message("s", "left out: '<!channel>' & '<http://evil/|fix>'"),
+            AlertSettings(webhook=f"http://127.0.0.1:{port}/"),
+        )
+    assert chat.texts == ["s\nleft out: '&lt;!channel&gt;' &amp; '&lt;http://evil/|fix&gt;'"]
 
 
 def test_a_webhook_that_cannot_be_reached_does_not_give_its_url_away() -> None:
