@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.real.nginx_harness import free_port
-from tests.real.orders_harness import Stack
+from tests.real.nginx_harness import DEADLINE, free_port
+from tests.real.orders_harness import Said, Stack
+from tests.real.sidecar_harness import Sidecar
 
 RESTART = """
 import os, pathlib, signal, subprocess, sys, time
@@ -157,3 +159,52 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+APP_IN_CONTAINER = Path(__file__).parents[2] / "deploy" / "compose" / "app" / "app.py"
+APP_IMAGE = os.environ.get("UPSTREAMD_TEST_APP_IMAGE", "python:3.13-slim")
+
+
+def compose_file(root: Path, service: str, version: str, command: str = "python3 /app.py") -> Path:
+    """A compose file with a service `app` of this version, in a project that no other test has."""
+    file = root / "compose.yaml"
+    file.write_text(f"""name: {service}
+services:
+  app:
+    image: {APP_IMAGE}
+    command: {json.dumps(command.split())}
+    init: true
+    stop_grace_period: 6s
+    environment: {{STOP_GRACE: "0.5"}}
+    volumes: ["{APP_IN_CONTAINER}:/app.py:ro"]
+    labels:
+      upstreamd.service: app_servers
+      upstreamd.version: {version}
+      upstreamd.port: "3000"
+""")
+    return file
+
+
+def compose(file: Path, *words: str) -> str:
+    """`docker compose` for this file; what it prints."""
+    done = subprocess.run(
+        ["docker", "compose", "--file", str(file), *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"docker compose {' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+async def order(sidecar: Sidecar, *words: str) -> Said:
+    """What an operator's command comes to."""
+    command = [sys.executable, "-m", "upstreamd", words[0], "-c", str(sidecar.config), *words[1:]]
+
+    def run() -> Said:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=6 * DEADLINE, check=False)
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    return await asyncio.to_thread(run)

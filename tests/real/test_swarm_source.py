@@ -18,6 +18,7 @@ from source_fakes import Followed, binding, followed
 from swarm_harness import Services, init, leave, services, state, swarm
 
 from tests.real.nginx_harness import Nginx
+from tests.real.rollout_harness import order
 from tests.real.sidecar_harness import Load, Sidecar, beside, eventually
 from upstreamd.config import DockerEngine, SwarmManager
 from upstreamd.discover.docker_container import Bound
@@ -209,6 +210,37 @@ async def test_scaled_under_load_no_request_fails(made: Services, nginx_binary: 
         await eventually(lambda: len(answering(load)) == 1, "two to be left alone", 60.0)
         await eventually(lambda: len(sidecar.states(made.service)) == 1, "two to be gone", 60.0)
     assert load.failures == []
+
+
+async def test_a_rollout_lets_swarm_go_on_task_by_task(made: Services, nginx_binary: str, tmp_path: Path) -> None:
+    """Start-first, each task only once nginx serves the one before; no request fails, and the service keeps its own
+    update settings. An image that nobody has stops it at the first task, with the way back."""
+    nginx = Nginx(nginx_binary, tmp_path, http="keepalive_min_timeout 2s;")
+    nginx.seed(9)
+    sidecar = Sidecar(tmp_path, nginx, f'[services.{made.service}.swarm]\n[swarm]\nhost = "unix://{SOCKET}"')
+    sidecar.config.write_text(sidecar.config.read_text().replace("services.app_servers", f"services.{made.service}"))
+    options = ["--publish=mode=host,target=3000", "--env=STOP_GRACE=2", "--update-delay=7s", *APP]
+    name = await asyncio.to_thread(made.create, *options, replicas=2, command=RUN_APP)
+    async with beside(nginx, sidecar):
+        await eventually(lambda: list(sidecar.states(made.service).values()) == ["healthy"] * 2, "both", 60.0)
+        before = {each["ID"] for each in await asyncio.to_thread(made.tasks, name)}
+        async with Load(f"http://127.0.0.1:{nginx.port}/").running() as load:
+            said = await order(sidecar, "rollout", made.service, "--swarm", name)
+            assert said.code == 0, said.err
+            assert [line[:5] for line in said.out.splitlines() if "served by new tasks" in line] == ["[1/2]", "[2/2]"]
+            running = [each for each in await asyncio.to_thread(made.tasks, name) if each["DesiredState"] == "running"]
+            assert len(running) == 2
+            assert not before & {each["ID"] for each in running}
+            delay = await cli("service", "inspect", "--format", "{{.Spec.UpdateConfig.Delay}}", name)
+            assert delay == "7s"
+            await cli("service", "update", "--detach", "--quiet", "--update-delay=0s", name)
+            sick = "upstreamd-test-no-such-image:1"
+            said = await order(
+                sidecar, "rollout", made.service, "--swarm", name, "--image", sick, "--timeout", "6s", "--json"
+            )
+            assert (said.code, said.document["result"], said.document["updated"]) == (1, "stopped", 0), said
+            assert f"docker service update --image {IMAGE}" in said.err
+        assert load.failures == []
 
 
 async def test_an_engine_that_has_left_its_swarm_holds_the_set(made: Services) -> None:

@@ -157,7 +157,7 @@ def _with(journal: Journal, config: Config, arguments: Arguments) -> int:
     admin = _Admin(config.admin)
     admin.ask("/v1/status")  # whoever is not there at the beginning is not waited for
     rise = next(each.health.rise for each in config.services if each.name == service)
-    setting = Setting(admin, journal, rise, (config.consul.address, config.consul.token_file), _speaker(arguments))
+    setting = Setting(admin, journal, rise, config.consul, _speaker(arguments))
     if left is not None and arguments.resume:
         rollout = resumed(left, setting)
     else:
@@ -197,7 +197,21 @@ def _driver(arguments: Arguments) -> dict[str, Any]:
     named = [name for name in ("exec", "compose", "swarm") if getattr(arguments, name) is not None]
     if len(named) != 1:
         end(Ending.WRONG, "name one way to update an instance: --exec CMD, --compose FILE NAME, or --swarm NAME")
-    return {"name": "exec", "command": arguments.exec}
+    if arguments.consul is not None and named != ["exec"]:
+        end(Ending.WRONG, "--consul takes out what a command updates: it goes with --exec")
+    if arguments.image is not None and named != ["swarm"]:
+        end(Ending.WRONG, "--image goes with --swarm; a command or compose file names its own")
+    if arguments.surge is not None and named != ["compose"]:
+        end(
+            Ending.WRONG,
+            "--surge goes with --compose; nobody else can start more than there are, and Swarm always does",
+        )
+    if named == ["compose"]:
+        file, name = arguments.compose
+        return {"name": "compose", "file": file, "of": name}
+    if named == ["swarm"]:
+        return {"name": "swarm", "of": arguments.swarm, "image": arguments.image or ""}
+    return {"name": "exec", "command": arguments.exec, "consul": arguments.consul}
 
 
 def _options(arguments: Arguments) -> Options:

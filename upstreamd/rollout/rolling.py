@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from typing import Protocol
 
@@ -130,11 +131,13 @@ class Rolling:
 
     def _take_out(self, part: Sequence[Entry]) -> None:
         self._enter(part, DRAINING, keep=(UPDATING,))
+        begun = self._voice.clock()
         for entry in part:
-            with self._voice.timed(entry, "drain") as taken:
-                self._gate.take_out(self._sidecar, entry)
-                self._sidecar.await_view(lambda view, entry=entry: _is_out(view, entry), _not_out(entry))  # type: ignore[misc]  # mypy knows no types of a lambda's defaults
-                self._about(entry, f"is out of rotation and safe to stop ({taken():.2f}s)")
+            self._gate.take_out(self._sidecar, entry)
+        for entry in part:
+            self._sidecar.await_view(partial(_is_out, entry=entry), partial(_not_out, entry=entry))
+            entry.seconds["drain"] = round(self._voice.clock() - begun, 3)
+            self._about(entry, f"is out of rotation and safe to stop ({entry.seconds['drain']:.2f}s)")
 
     def _change(self, part: Sequence[Entry]) -> None:
         """Update all of the part, at the same time."""
@@ -179,7 +182,7 @@ class Rolling:
             with self._voice.timed(entry, "return") as taken:
                 self._gate.put_back(self._sidecar, entry)
                 place = entry.successor[0] if entry.successor else entry.endpoint
-                self._sidecar.await_view(lambda view, place=place: _serves(view, place), _not_served(place))  # type: ignore[misc]  # as above
+                self._sidecar.await_view(partial(_serves, endpoint=place), partial(_not_served, endpoint=place))
                 entry.phase = DONE
                 self._save()
                 self._about(entry, f"serves again ({taken():.2f}s)")
@@ -216,14 +219,9 @@ def _is_out(view: View, entry: Entry) -> bool:
     return seen is None or seen.key != entry.key or seen.state == "drained"
 
 
-def _not_out(entry: Entry) -> Callable[[View], str]:
-    def why(view: View) -> str:
-        seen = view.find(entry.endpoint)
-        return f"{entry.endpoint} is not safe to stop: it is {seen.state if seen else 'gone'}" + (
-            f" ({seen.reason})" if seen else ""
-        )
-
-    return why
+def _not_out(view: View, entry: Entry) -> str:
+    seen = view.find(entry.endpoint)
+    return f"{entry.endpoint} is not safe to stop" + (f": it is {seen.state} ({seen.reason})" if seen else "")
 
 
 def _serves(view: View, endpoint: str) -> bool:
@@ -231,11 +229,6 @@ def _serves(view: View, endpoint: str) -> bool:
     return seen is not None and seen.well and view.settled
 
 
-def _not_served(endpoint: str) -> Callable[[View], str]:
-    def why(view: View) -> str:
-        seen = view.find(endpoint)
-        return f"nginx does not serve {endpoint} yet: " + (
-            f"it is {seen.state} ({seen.reason})" if seen else "it is gone"
-        )
-
-    return why
+def _not_served(view: View, endpoint: str) -> str:
+    seen = view.find(endpoint)
+    return f"nginx does not serve {endpoint} yet" + (f": it is {seen.state} ({seen.reason})" if seen else "")

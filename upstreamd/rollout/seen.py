@@ -13,10 +13,14 @@ Key = tuple[str, str]
 """An instance: its address with port, and its source's identity of it (empty where the address is that)."""
 
 
+LEAVING = ("draining", "drained")
+"""States of an instance that gets no new requests."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One instance. `probe` is the result of its last probe ("" where there was none), `probed` when that stood
-    (seconds on the sidecar's wall clock)."""
+    """One instance. `well`: it serves, or would if its version were the active one. `probe` is the result of its last
+    probe ("" where there was none), `probed` when that stood (seconds on the sidecar's wall clock)."""
 
     endpoint: str
     id: str
@@ -24,6 +28,7 @@ class Seen:
     state: str
     serving: bool
     reason: str
+    well: bool
     probe: str = ""
     probed: float = 0.0
 
@@ -31,11 +36,6 @@ class Seen:
     def key(self) -> Key:
         """What tells it from a successor at the same address."""
         return self.endpoint, self.id
-
-    @property
-    def well(self) -> bool:
-        """Whether it serves, or would if its version were the active one."""
-        return self.state == "healthy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,14 @@ def view(document: dict[str, Any], service: str) -> View:
     """What the status document says of `service`; without instances where it does not know it."""
     at = datetime.fromisoformat(document["at"]).timestamp()
     said = document["services"].get(service, {})
-    listed = tuple(_seen(each, at) for each in said.get("instances", []))
-    return View(at, listed, said.get("rotation", {}).get("settled", True))
+    rotation = said.get("rotation", {})
+    listed = tuple(_seen(each, at, rotation.get("split", {})) for each in said.get("instances", []))
+    return View(at, listed, rotation.get("settled", True))
 
 
-def _seen(said: dict[str, Any], at: float) -> Seen:
+def _seen(said: dict[str, Any], at: float, split: dict[str, int]) -> Seen:
     probe = said["probe"] or {}
+    idle = bool(split) and "" not in split and said["version"] not in split
     return Seen(
         endpoint=str(Endpoint(said["address"], said["port"])),
         id=said["id"],
@@ -78,6 +80,7 @@ def _seen(said: dict[str, Any], at: float) -> Seen:
         state=said["state"],
         serving=said["serving"],
         reason=said["reason"],
+        well=said["state"] == "healthy" and (said["serving"] or idle),
         probe=probe.get("result", ""),
         probed=at - probe["age_seconds"] if probe else 0.0,
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from upstreamd.config import ConsulAgent
+from upstreamd.rollout.drivers.gate import Drain, Gate
 from upstreamd.rollout.journal import DONE, WAITING, Entry, Journal, Progress
 from upstreamd.rollout.plan import Options, chosen
-from upstreamd.rollout.seen import View
+from upstreamd.rollout.seen import LEAVING, View
 from upstreamd.rollout.sidecar import Admin, Sidecar
 from upstreamd.rollout.telling import Voice
 
@@ -30,12 +33,12 @@ class Engine(Protocol):
 @dataclass(frozen=True, slots=True)
 class Setting:
     """Where a rollout takes place. `rise` is how many good probes in a row make an instance healthy; `consul` the
-    agent's address and its token's file; `say` prints a line."""
+    agent; `say` prints a line."""
 
     admin: Admin
     journal: Journal
     rise: int
-    consul: tuple[str, str]
+    consul: ConsulAgent
     say: Callable[[str], None]
 
 
@@ -84,7 +87,10 @@ class Rollout:
 def begun(service: str, driver: dict[str, Any], options: Options, setting: Setting) -> Rollout:
     """A new one. Raises UsageError where it makes no sense, StopError where the sidecar cannot tell."""
     sidecar = Sidecar(setting.admin, service, options.timeout)
-    entries = [Entry(each.endpoint, each.id, each.version) for each in chosen(sidecar.look(), service, options)]
+    found = chosen(sidecar.look(), service, options)
+    if driver["name"] != "exec":
+        found = tuple(each for each in found if each.state not in LEAVING)  # an orchestrator ends these already
+    entries = [Entry(each.endpoint, each.id, each.version) for each in found]
     progress = Progress(service, driver, asdict(options), entries)
     return Rollout(progress, _engine(sidecar, progress, setting), setting)
 
@@ -111,10 +117,30 @@ def _follow(entry: Entry, view: View) -> None:
 
 def _engine(sidecar: Sidecar, progress: Progress, setting: Setting) -> Engine:
     """What carries it out, as its driver has it."""
-    from upstreamd.rollout.drivers.command import Command
-    from upstreamd.rollout.drivers.gate import Drain
-    from upstreamd.rollout.rolling import Rolling
-
     voice = Voice(setting.say, time.monotonic)
     driver = progress.driver
-    return Rolling(sidecar, Drain(), Command(driver["command"]), setting.journal, progress, setting.rise, voice)
+    timeout = Options.read(progress.options).timeout
+    if driver["name"] == "compose":
+        from upstreamd.rollout.beside import Beside
+        from upstreamd.rollout.drivers.compose import Compose
+
+        return Beside(sidecar, Compose(driver["file"], driver["of"], timeout), setting.journal, progress, voice)
+    if driver["name"] == "swarm":
+        from upstreamd.rollout.drivers.swarm import Swarm
+        from upstreamd.rollout.gated import Gated
+
+        return Gated(sidecar, Swarm(driver["of"], driver["image"], timeout), setting.journal, progress, voice)
+    from upstreamd.rollout.drivers.command import Command
+    from upstreamd.rollout.rolling import Rolling
+
+    command = Command(driver["command"])
+    return Rolling(sidecar, _gate(driver, setting), command, setting.journal, progress, setting.rise, voice)
+
+
+def _gate(driver: dict[str, Any], setting: Setting) -> Gate:
+    """Who takes instances out: upstreamd, or Consul where its URL (or "", as configured) stands."""
+    if driver["consul"] is None:
+        return Drain()
+    from upstreamd.rollout.drivers.consul import maintenance
+
+    return maintenance(setting.consul, driver["consul"], os.environ)
