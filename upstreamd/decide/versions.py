@@ -15,6 +15,8 @@ KEPT = 50
 """Turns from one split to another that are remembered."""
 LARGEST = 65535
 """The largest weight that an SRV record holds (RFC 2782), and that is written."""
+NEAR = Fraction(1, 20)
+"""How much of it the odds of a version may be off before the weights of single instances give way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,8 @@ def shared(
     """The servers with weights that give the split's version its part of all requests, and a sentence where they
     cannot: then whoever is there gets everything. Backups have no part in it.
 
-    The instances of a version keep their weights among each other. The part is exact wherever that needs no weight
-    above `largest`, else as near as that allows.
+    The instances of a version keep their weights among each other, as far as the part allows: it is exact wherever that
+    needs no weight above `largest`; else it is near, and where their weights stand in its way they are made coarser.
     """
     primaries = [server for server in servers if not server.backup]
     mine = [server for server in primaries if versions.get(server.endpoint) == split.version]
@@ -136,25 +138,39 @@ def shared(
     if not mine or not rest:
         missing = (split.base or "any other version") if mine else split.version
         return tuple(servers), f"no instance of {missing} is healthy, so the others get all requests ({split})"
-    own = _smallest(mine) | _smallest(rest)
-    limits = [max(1, largest // max(own[each] for each in group)) for group in (mine, rest)]
-    part = Fraction(split.weight * sum(own[each] for each in rest), split.rest * sum(own[each] for each in mine))
-    mine_times, rest_times = _factors(part, *limits)
-    weights = {each: own[each] * (mine_times if each in mine else rest_times) for each in primaries}
+    own, others = _smallest(mine), _smallest(rest)
+    part, times = _times(own, others, split, largest)
+    while abs(times / part - 1) > NEAR and max(*own, *others) > 1:
+        own, others = _coarser(own), _coarser(others)  # weights are labels, and must not make a small part a large one
+        part, times = _times(own, others, split, largest)
+    weights = {each: weight * times.numerator for each, weight in zip(mine, own, strict=True)}
+    weights |= {each: weight * times.denominator for each, weight in zip(rest, others, strict=True)}
     found = (replace(server, weight=weights.get(server, server.weight)) for server in servers)
     return tuple(sorted(found, key=SERVER_RANK)), ""
 
 
-def _smallest(servers: Sequence[Server]) -> dict[Server, int]:
+def _smallest(servers: Sequence[Server]) -> list[int]:
     """The smallest whole weights of the same proportions."""
     common = math.gcd(*(server.weight for server in servers))
-    return {server: server.weight // common for server in servers}
+    return [server.weight // common for server in servers]
 
 
-def _factors(part: Fraction, most: int, most_below: int) -> tuple[int, int]:
-    """Numerator (at most `most`) and denominator (at most `most_below`) of `part`, or of what is nearest to it; neither
-    is below 1."""
+def _times(own: Sequence[int], others: Sequence[int], split: Split, largest: int) -> tuple[Fraction, Fraction]:
+    """How many times its weight the version needs, for each time of the others; and what comes nearest to that."""
+    part = Fraction(split.weight * sum(others), split.rest * sum(own))
+    return part, _nearest(part, *(max(1, largest // max(weights)) for weights in (own, others)))
+
+
+def _coarser(weights: Sequence[int]) -> list[int]:
+    """About half of each weight, in the smallest whole numbers."""
+    halves = [(weight + 1) // 2 for weight in weights]
+    common = math.gcd(*halves)
+    return [weight // common for weight in halves]
+
+
+def _nearest(part: Fraction, most: int, most_below: int) -> Fraction:
+    """What is nearest to `part` with a numerator of at most `most` and a denominator of at most `most_below`."""
     near, inverse = part.limit_denominator(most_below), (1 / part).limit_denominator(most)
     found = [(near.numerator, near.denominator), (inverse.denominator, inverse.numerator), (1, most_below), (most, 1)]
-    allowed = [(above, below) for above, below in found if 1 <= above <= most and 1 <= below <= most_below]
-    return min(allowed, key=lambda factors: abs(Fraction(*factors) - part))
+    allowed = [Fraction(above, below) for above, below in found if 1 <= above <= most and 1 <= below <= most_below]
+    return min(allowed, key=lambda factors: abs(factors - part))

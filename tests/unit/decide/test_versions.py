@@ -103,19 +103,30 @@ def test_a_canary_without_healthy_instances_gives_its_part_back() -> None:
 def test_weights_stay_within_limits_and_near_the_part(
     old: list[int], new: list[int], percent: int, largest: int
 ) -> None:
-    """Whatever weights instances have of their own: whole numbers, none too large, and within two percent points where
-    weights of 256 leave room for that."""
+    """Whatever weights instances have of their own: whole numbers, none too large, and odds within a twentieth of those
+    ordered wherever the numbers of instances leave room for that."""
     servers = [Server(f"10.0.0.{number}", 80, weight) for number, weight in enumerate(old)]
     servers += [Server(f"10.0.1.{number}", 80, weight) for number, weight in enumerate(new)]
     versions = {server.endpoint: "green" if server.address.startswith("10.0.1.") else "blue" for server in servers}
     found, sentence = shared(servers, versions, Split(1, "green", percent, "blue"), largest=largest)
     assert not sentence
     assert all(1 <= server.weight <= largest for server in found)
-    total = sum(server.weight for server in found)
-    part = 100 * sum(server.weight for server in found if versions[server.endpoint] == "green") / total
-    needed = percent * sum(old) / ((100 - percent) * sum(new))  # how much more a new instance's weight has to be worth
-    if largest == LARGEST and 1 / 255 <= needed <= 255:
-        assert abs(part - percent) <= 2
+    green = sum(server.weight for server in found if versions[server.endpoint] == "green")
+    odds = green / (sum(server.weight for server in found) - green)
+    ordered = percent / (100 - percent)
+    if 1 / largest <= ordered * len(old) / len(new) <= largest:
+        assert abs(odds / ordered - 1) <= 0.0501
+
+
+def test_a_canary_cannot_take_more_than_its_part_by_its_labels() -> None:
+    """Weights that have no common measure leave little room; they become coarser then, and the part stays."""
+    canary = [Server("10.0.1.1", port, 255 + port % 2) for port in range(1, 9)]
+    versions = {server.endpoint: "green" for server in canary}
+    for largest in (LARGEST, LARGEST // 40):
+        servers = [*canary, Server("10.0.0.1", 80)]
+        found, _ = shared(servers, versions, Split(1, "green", 1, "blue"), largest=largest)
+        part = sum(server.weight for server in found if server.address == "10.0.1.1")
+        assert part * 100 == sum(server.weight for server in found)
 
 
 def test_a_split_is_found_by_its_generation() -> None:
