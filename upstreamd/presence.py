@@ -82,6 +82,7 @@ class Presence:
         self._differ: dict[tuple[str, str], float] = {}
         self._told: set[tuple[str, str]] = set()
         self.trouble = ""
+        self.troubled_since = 0.0
 
     def wake(self) -> None:
         """What nginx serves may be something else now, or an order was lost."""
@@ -191,6 +192,8 @@ class Presence:
             await self._keep_session()
             await self._publish()
         except DiscoveryError as error:
+            if not self.trouble:
+                self.troubled_since = self._wall()
             self.trouble = str(error)
             raise
 
@@ -217,6 +220,7 @@ class Presence:
     async def _publish(self) -> None:
         beacon = self._beacon()
         if beacon == self._published:
+            self.trouble = ""
             return
         if await self._store.hold(f"nodes/{self._node}", msgspec.json.encode(beacon), self._session):
             self._published, self.trouble = beacon, ""

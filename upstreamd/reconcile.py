@@ -284,7 +284,7 @@ class Reconciler:
                     looked_at = self._changes
                     decisions = [(entry, self._decide(entry)) for entry in self._entries]
                     urgent = any(entry.loses(decision) for entry, decision in decisions)
-                    pressing = any(entry.loses_unwell(decision) for entry, decision in decisions)
+                    pressing = any(not entry.digest or entry.loses_unwell(decision) for entry, decision in decisions)
                 due = self._pace.due(changed_at=self._changed_at, urgent=urgent)
                 # a retry and the look for drift wait as well, since they apply all there is
                 wake_at = max(due, self._changed_at + delay) if delay and not pressing else min(wake_at, due)

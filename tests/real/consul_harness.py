@@ -25,6 +25,7 @@ class Agent:
         self, binary: str, directory: Path, *, acl: bool = False, servers: int = 1, datacenter: str = "dc1"
     ) -> None:
         self.port, *others = _free_ports(4)
+        self.server = others[PORTS.index("server")]
         self.gossip = others[PORTS.index("serf_lan")]
         self.wide_gossip = others[PORTS.index("serf_wan")]
         directory.mkdir(parents=True, exist_ok=True)
@@ -95,6 +96,16 @@ class Agent:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait(_PATIENCE)
             self._process = None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Stopped for the length of a with block: it takes connections, and answers none."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def wipe(self) -> None:
         """Remove the data of an agent that does not run."""
