@@ -43,7 +43,7 @@ class AWSDiscoverer:
         self._due = 0.0  # when the next question may be asked; 0 is at once
         self._rest = 0.0  # seconds, while AWS throttles
         self._leaving: dict[Instance, tuple[str, str]] = {}  # the group and the hook of each
-        self._completed: set[str] = set()
+        self._completed: set[tuple[str, str]] = set()  # the instance's id and the hook
 
     @property
     def longest_pause(self) -> float:
@@ -73,9 +73,10 @@ class AWSDiscoverer:
 
     async def released(self, instances: frozenset[Instance]) -> None:
         """nginx has let go of these: the hooks that keep them alive are completed. Raises DiscoveryError."""
+        serving = {each.id for each in self._leaving.keys() - instances}  # another service has not let go of them
         for instance in instances:
             group, hook = self._leaving.get(instance, ("", ""))
-            if not hook:
+            if instance.id in serving or not hook or (instance.id, hook) in self._completed:
                 continue
             try:
                 await self._region.complete(group, hook, instance.id)
@@ -88,7 +89,7 @@ class AWSDiscoverer:
                 )
             else:
                 _log.info("%s: %s is drained and may be terminated", self.name, instance.id)
-            self._completed.add(instance.id)
+            self._completed.add((instance.id, hook))
             self._leaving.pop(instance, None)
 
     async def close(self) -> None:
@@ -104,6 +105,7 @@ class AWSDiscoverer:
         machines = await self._region.machines(ids)
         entries: list[Instance | Skipped] = []
         leaving: dict[Instance, tuple[str, str]] = {}
+        hooked: set[str] = set()
         for bound, selector in self._bound.values():
             chosen = [group for group in groups.values() if selector.chooses(group)]
             entries += _absent(selector, groups, self._region.name)
@@ -112,13 +114,16 @@ class AWSDiscoverer:
                 entries.append(entry)
                 if isinstance(entry, Instance):
                     known.add(entry.id)
-                    if waits and bound.source.lifecycle_hook and entry.id not in self._completed:
-                        leaving[entry] = (group.name, bound.source.lifecycle_hook)
+                    hook = bound.source.lifecycle_hook
+                    if waits and (entry.id, hook) not in self._completed:
+                        leaving[entry] = (group.name, hook)
+                        hooked |= {entry.id} if hook else set()
             if bound.source.instance_tags:
                 tagged = await self._region.tagged(bound.source.instance_tags)
                 entries += [of_machine(bound, machine) for machine in tagged if machine.id not in known]
-        self._leaving = leaving
-        self._completed &= ids
+        # a machine that feeds several services waits for all of them, those without a hook too
+        self._leaving = {entry: end for entry, end in leaving.items() if entry.id in hooked}
+        self._completed = {each for each in self._completed if each[0] in ids}
         found, skipped = answered(entries)
         bounded(len(found), self.name)
         return Answer(found, skipped)

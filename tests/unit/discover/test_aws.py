@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -427,6 +428,29 @@ async def test_a_lifecycle_action_is_completed_once(aws: FakeAWS) -> None:
     answer = await discoverer.discover()
     assert discoverer.leaving == answer.instances
     await discoverer.released(answer.instances)
+    await discoverer.released(answer.instances)
+    assert aws.completed == [("web", "drain", "i-1")]
+    await discoverer.discover()
+    assert discoverer.leaving == frozenset()
+    await discoverer.close()
+
+
+@pytest.mark.parametrize("other", ["", "drain"])
+async def test_a_machine_of_two_services_waits_for_both(aws: FakeAWS, other: str) -> None:
+    """Its hook is completed, once, when the last of them has let go of it, whether that one names the hook or not."""
+    aws.machine("i-1", "10.0.0.1")
+    aws.group("web", ("i-1", "Terminating:Wait", "Healthy"))
+    bound = {
+        name: Bound(replace(binding(), service=name), AWSSource(groups=("web",), lifecycle_hook=hook))
+        for name, hook in (("app", "drain"), ("admin", other))
+    }
+    found = aws_account.account(AWSAccount(timeout=10.0), aws.environ)
+    discoverer = AWSDiscoverer("aws", bound, "", found, POLL, Clock())
+    answer = await discoverer.discover()
+    assert discoverer.leaving == answer.instances
+    for name in ("app", "admin"):
+        await discoverer.released(frozenset(each for each in answer.instances if each.service == name))
+        assert aws.completed == []
     await discoverer.released(answer.instances)
     assert aws.completed == [("web", "drain", "i-1")]
     await discoverer.discover()
