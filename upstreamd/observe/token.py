@@ -40,8 +40,8 @@ class Token:
         if seen == self._seen:
             return
         with self._path.open("rb") as file:
+            found = os.fstat(file.fileno())  # before it is read: what is written meanwhile is seen the next time
             self._secret = file.read(MAX_BYTES).partition(b"\n")[0].strip()
-            found = os.fstat(file.fileno())
         if self._seen:
             log.info("the token in %s has changed; the one before is no longer taken", self._path)
         if not self._secret:

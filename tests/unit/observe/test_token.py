@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tests.order_fakes import RememberedOrders
 from tests.unit.observe.admin_harness import Answer, ask, server, serving
 from upstreamd.config import AdminSettings, Listen
 from upstreamd.observe.http import AdminServer
-from upstreamd.observe.token import BURST, MAX_ADDRESSES, REFILL, Guesses
+from upstreamd.observe.token import BURST, MAX_ADDRESSES, REFILL, Guesses, Token
 
 DRAIN = "/v1/services/app/instances/10.0.0.1:3000/drain"
 
@@ -58,6 +59,23 @@ async def test_the_token_can_be_changed_while_it_runs(settings: AdminSettings, t
         (tmp_path / "token").write_text("newer\n")
         assert (await drain(one, "Bearer newer")).status == 202
         assert (await drain(one, "Bearer right")).status == 401
+
+
+def test_a_token_that_is_written_while_it_is_read_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is overwritten in place during a look at it is looked at again: the old token does not stay good."""
+    path = tmp_path / "token"
+    path.write_text("old")
+    token = Token(str(path))
+    look = os.fstat
+
+    def written_before(descriptor: int) -> os.stat_result:
+        path.write_text("rotated")
+        return look(descriptor)
+
+    monkeypatch.setattr("upstreamd.observe.token.os.fstat", written_before)
+    token.matches("old")
+    assert token.matches("rotated")
+    assert not token.matches("old")
 
 
 async def test_an_empty_token_file_lets_nobody_in(
