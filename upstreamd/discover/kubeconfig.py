@@ -116,6 +116,8 @@ class _Document:
         server = found.get("server")
         if not isinstance(server, str) or not server.startswith(("https://", "http://")):
             raise _Refusal("names no server like https://10.0.0.1:6443 in its cluster")
+        if "@" in server:  # it would stand in every sentence about the cluster
+            raise _Refusal("has a user and a password in its cluster's server; name a token instead")
         if found.get("proxy-url"):
             raise _Refusal("reaches its cluster through a proxy, which upstreamd does not do")
         return Cluster(

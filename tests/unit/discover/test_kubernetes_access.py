@@ -116,6 +116,7 @@ def test_a_context_is_chosen(tmp_path: Path) -> None:
         ({"client-certificate-data": "%"}, {}, {}, "not base64"),
         ({}, {"proxy-url": "http://proxy"}, {}, "proxy"),
         ({}, {"server": "unix:///x"}, {}, "names no server"),
+        ({}, {"server": "https://me:hunter2@10.0.0.1:6443"}, {}, "name a token instead"),
         ({}, {}, {"current-context": ""}, "no current-context"),
         ({}, {}, {"current-context": "other"}, "no context 'other'"),
         ({}, {}, {"users": []}, "no user 'u'"),
