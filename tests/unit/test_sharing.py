@@ -1,0 +1,183 @@
+"""Machines that share orders through a store that misbehaves in ways which a real one cannot be made to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.keyvalue_fakes import FakeKeyValue, SharingMachine
+from tests.source_fakes import until
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[FakeKeyValue]:
+    async with FakeKeyValue() as fake:
+        yield fake
+
+
+async def settled(*machines: SharingMachine) -> None:
+    """Wait until each knows the others and nothing is left to be written."""
+    for machine in machines:
+        others = {other.node for other in machines} - {machine.node}
+        await until(
+            lambda each=machine, wanted=others: (
+                {peer.name for peer in each.partnership.presence.peers} == wanted
+                and not any(record.unshared for record in each.partnership.remembered.records.values())
+            ),
+            f"{machine.node} to be settled",
+        )
+
+
+async def test_an_answer_that_is_lost_loses_no_order(store: FakeKeyValue) -> None:
+    """A write that was committed although its answer never came is known as one's own: nothing gives way."""
+    async with SharingMachine(store, "lb1").sharing() as one, SharingMachine(store, "lb2").sharing() as other:
+        await settled(one, other)
+        lost = iter([False])
+        store.after_write = lambda key: next(lost, True) if "orders" in key else True
+        one.drain("10.0.0.1")
+        one.drain("10.0.0.2")
+        await until(lambda: other.drained == {"10.0.0.1", "10.0.0.2"}, "both drains to arrive")
+        await settled(one, other)
+        assert "given way" not in one.told + other.told
+
+
+async def test_orders_that_come_to_the_same_are_no_conflict(store: FakeKeyValue) -> None:
+    """A deploy script that runs on both machines in the same moment leaves no alarm."""
+    async with SharingMachine(store, "lb1").sharing() as one, SharingMachine(store, "lb2").sharing() as other:
+        await settled(one, other)
+        one.switch("green")
+        other.switch("green")
+        await settled(one, other)
+        assert (one.version, other.version) == ("green", "green")
+        assert "given way" not in one.told + other.told
+        other.switch("blue")
+        await until(lambda: one.version == "blue", "the next order to arrive as well")
+
+
+async def test_of_two_orders_in_the_same_moment_the_first_to_be_written_holds(store: FakeKeyValue) -> None:
+    """The loser has the winner's order, says which of its own gave way, and the winner hears of it."""
+    async with SharingMachine(store, "lb1").sharing() as one, SharingMachine(store, "lb2").sharing() as other:
+        await settled(one, other)
+        one.switch("green")
+        other.switch("blue")
+        await settled(one, other)
+        assert one.version == other.version
+        loser, winner = (one, other) if one.version == "blue" else (other, one)
+        assert f"has given way to an order of {winner.node}" in loser.told
+        await until(lambda: f"on {loser.node}, app" in winner.told, "the winner to hear of it")
+        assert loser.orders.standing.versions("app").previous == 0  # rollback leads to the beginning on both
+
+
+async def test_an_order_of_before_a_restart_is_told_from_what_others_ordered(store: FakeKeyValue) -> None:
+    """What was ordered without Consul is written after a restart where nobody has ordered since, else it gives way."""
+    for meanwhile, kept in ((False, {"10.0.0.1"}), (True, {"10.0.0.9"})):
+        one = SharingMachine(store, "lb1")
+        async with one.sharing():
+            await settled(one)
+        one.drain("10.0.0.1")
+        again = SharingMachine(store, "lb1", one.partnership.remembered)
+        again.orders.standing = one.orders.standing
+        if meanwhile:
+            async with SharingMachine(store, "lb2").sharing() as other:
+                other.drain("10.0.0.9")
+                await settled(other)
+        async with again.sharing():
+            await settled(again)
+            assert again.drained == kept
+        store.keys.clear()
+
+
+async def test_another_store_with_the_same_index_is_known_as_another(store: FakeKeyValue) -> None:
+    """A Consul that was built anew may have another document at the index last seen: it is not overwritten."""
+    async with SharingMachine(store, "lb2").sharing() as other:
+        other.drain("10.0.0.9")
+        await settled(other)
+    theirs = store.keys["pair/orders/app"][0]
+    store.keys.clear()
+    one = SharingMachine(store, "lb1")
+    async with one.sharing():
+        one.drain("10.0.0.1")
+        await settled(one)
+    index = one.partnership.remembered.records["app"].index
+    one.drain("10.0.0.2")
+    await store.put("pair/orders/app", theirs, index=index)
+    again = SharingMachine(store, "lb1", one.partnership.remembered)
+    again.orders.standing = one.orders.standing
+    async with again.sharing():
+        await settled(again)
+        assert again.drained == {"10.0.0.9"}
+        assert "given way" in again.told
+
+
+async def test_machines_that_serve_different_sets_for_long_are_told(store: FakeKeyValue) -> None:
+    """After 15 s, and the time that a stagger takes, an alarm names peer, service and how long; it ends with the
+    difference, and a peer that is gone differs from nobody."""
+    async with SharingMachine(store, "lb1").sharing() as one:
+        async with SharingMachine(store, "lb2").sharing() as other:
+            await settled(one, other)
+            other.served = "another"
+            other.partnership.presence.wake()
+            await until(lambda: any(peer.differed for peer in one.partnership.presence.peers), "the difference")
+            one.now += 14.0
+            assert one.partnership.presence.alarms() == {}
+            one.now += 4.0
+            assert "lb2 has served another set of app for 18s" in one.partnership.presence.alarms()["app"]
+            await until(lambda: "lb2 has served another set" in one.told, "the event")
+            one.served = "another"
+            await until(lambda: one.partnership.presence.alarms() == {}, "the alarm to end")
+            other.served = "third"
+            other.partnership.presence.wake()
+            await until(lambda: any(peer.differed for peer in one.partnership.presence.peers), "the next one")
+            one.now += 60.0
+        await until(lambda: "lb2 is not heard of any more" in one.told, "the farewell")
+        await until(lambda: one.partnership.presence.alarms() == {}, "the alarm to end")
+
+
+async def test_machines_let_those_before_them_by_name_go_first(store: FakeKeyValue) -> None:
+    """Each waits for every live machine before it; one that is gone is not waited for."""
+    two, three = SharingMachine(store, "lb2"), SharingMachine(store, "lb3")
+    async with two.sharing(), three.sharing():
+        async with SharingMachine(store, "lb1").sharing() as one:
+            await settled(one, two, three)
+            assert [each.partnership.presence.delay for each in (one, two, three)] == [0.0, 2.0, 4.0]
+        await settled(two, three)
+        assert [each.partnership.presence.delay for each in (two, three)] == [0.0, 2.0]
+
+
+async def test_two_machines_of_one_name_are_told_apart(store: FakeKeyValue) -> None:
+    """The second says what to do, and its orders are shared all the same; a restart of the first is no second one."""
+    first = SharingMachine(store, "lb1")
+    async with first.sharing(killed=True):
+        await until(lambda: "pair/nodes/lb1" in store.keys, "it to be present")
+    old = store.keys["pair/nodes/lb1"][2]
+    async with SharingMachine(store, "lb1", first.partnership.remembered).sharing() as again:
+        await until(lambda: store.keys.get("pair/nodes/lb1", (b"", 0, old))[2] != old, "it to take its name again")
+        async with SharingMachine(store, "lb1").sharing() as second:
+            await until(lambda: "give each its own state.node" in second.trouble, "the sentence")
+            second.drain("10.0.0.1")
+            await until(lambda: again.drained == {"10.0.0.1"}, "the order to arrive")
+            assert again.trouble == ""
+
+
+async def test_a_session_that_ran_out_is_opened_anew(store: FakeKeyValue) -> None:
+    """A machine that was held up for long is present again as soon as it notices."""
+    async with SharingMachine(store, "lb1").sharing() as one, SharingMachine(store, "lb2").sharing() as other:
+        await settled(one, other)
+        await store.end(store.keys["pair/nodes/lb1"][2])
+        await until(lambda: not other.partnership.presence.peers, "it to be missed")
+        one.now += 60.0
+        one.partnership.presence.wake()
+        await settled(one, other)
+
+
+async def test_what_strangers_write_among_the_machines_is_left_out(store: FakeKeyValue) -> None:
+    """Keys that no machine wrote are nobody, whatever they hold, and hold up nobody."""
+    await store.put("pair/nodes/bad", b"\xff not json", session="x")
+    await store.put("pair/nodes/../../up", b'{"format": 1, "identity": "", "services": {}}', session="x")
+    await store.put("pair/nodes/empty", b"", session="x")
+    await store.put("pair/", b"[]")
+    async with SharingMachine(store, "lb1").sharing() as one, SharingMachine(store, "lb2").sharing() as other:
+        await settled(one, other)
+        one.drain("10.0.0.1")
+        await until(lambda: other.drained == {"10.0.0.1"}, "an order to arrive")
