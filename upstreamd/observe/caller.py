@@ -50,9 +50,9 @@ class Guard:
         caller = _caller(request)
         if self._token is None or not (changes or self._for_reads):
             return caller.name
-        if wait := self._guesses.wait(caller.address):
-            detail = "too many wrong tokens came from your address; wait and send the right one"
-            return problem(429, detail, {"Retry-After": str(math.ceil(wait))})
+        wait = self._guesses.wait(caller.address)
+        if wait and not self._token.long:
+            return _too_many(wait)
         given = _bearer(request.headers)
         if given is None:
             detail = "this needs a token: send Authorization: Bearer TOKEN, with the token in admin.token_file"
@@ -64,10 +64,17 @@ class Guard:
             return problem(503, "the token file cannot be read; the log of upstreamd says why")
         if right:
             return f"token from {caller.name}"
+        if wait:
+            return _too_many(wait)
         self._guesses.failed(caller.address)
         log.warning("a wrong token came from %s for %s %s", caller.name, request.method, printable(request.path, 200))
         detail = "this is not the token in admin.token_file"
         return problem(401, detail, {"WWW-Authenticate": 'Bearer realm="upstreamd", error="invalid_token"'})
+
+
+def _too_many(wait: float) -> web.Response:
+    detail = "too many wrong tokens came from your address; wait and send the right one"
+    return problem(429, detail, {"Retry-After": str(math.ceil(wait))})
 
 
 def _bearer(headers: Mapping[str, str]) -> str | None:

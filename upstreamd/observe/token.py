@@ -17,6 +17,9 @@ BURST = 10
 """Wrong tokens that one address may send at once."""
 REFILL = 6.0
 """Seconds after which it may send one more."""
+LONG = 32
+"""Bytes from which a token is not found by guessing, however often. Whoever has it is let in even from an address that
+others send wrong ones from, such as that of a proxy or of this machine."""
 MAX_ADDRESSES = 1024
 
 
@@ -33,6 +36,11 @@ class Token:
         self._refresh()
         right = hmac.compare_digest(self._secret, given.encode("utf-8", "surrogateescape"))
         return right and bool(self._secret)
+
+    @property
+    def long(self) -> bool:
+        """Whether the secret is too long to be guessed, as far as it was read."""
+        return len(self._secret) >= LONG
 
     def _refresh(self) -> None:
         found = self._path.stat()

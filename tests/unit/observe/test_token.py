@@ -116,6 +116,21 @@ async def test_guessing_is_slowed_down(settings: AdminSettings, caplog: pytest.L
     assert "4711" not in caplog.text
 
 
+async def test_wrong_tokens_of_others_do_not_keep_a_long_one_out(settings: AdminSettings, tmp_path: Path) -> None:
+    """Who has a token that nobody guesses is let in, though others at its address are told to wait."""
+    (tmp_path / "token").write_text(f"{'5eC' * 11}\n")
+    orders = RememberedOrders()
+    async with serving(server(settings, orders=orders, clock=lambda: 1000.0)) as one:
+        answers = [(await drain(one, "Bearer wrong")).status for _ in range(BURST + 1)]
+        assert answers == [401] * BURST + [429]
+        assert (await drain(one, f"Bearer {'5eC' * 11}")).status == 202
+        assert (await drain(one, "Bearer wrong")).status == 429
+        (tmp_path / "token").write_text("short\n")
+        assert (await drain(one, "Bearer wrong")).status == 429
+        assert (await drain(one, "Bearer short")).status == 429
+    assert len(orders.given) == 1
+
+
 async def test_reads_need_no_token_unless_told(settings: AdminSettings) -> None:
     """Status and metrics are open by default; with `token_for_reads`, only health and readiness are."""
     async with serving(server(settings)) as one:
