@@ -117,7 +117,7 @@ class History:
             file = _checked(msgspec.json.decode(content, type=_File))
             self._known.extend(file.generations)
             self._servers = dict(file.servers)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             self._quarantine(f"it is damaged ({error})")
 
     @property

@@ -128,7 +128,7 @@ class StateFile:
             if version > VERSION:
                 return self._quarantine(f"it was written by a newer upstreamd (version {version} of the format)")
             return self._restore(msgspec.json.decode(content, type=_File))
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             return self._quarantine(f"it is damaged ({error})")
 
     def save(self, saved: Saved) -> None:

@@ -71,7 +71,7 @@ class Container(msgspec.Struct, rename="pascal"):
     def shown(self) -> str:
         """The container in an operator's sentence."""
         name = (self.names or [""])[0].removeprefix("/")
-        return f"container {shown(name)} ({self.id[:12]})"
+        return f"container {shown(name)} ({shown(self.id[:12]) if not self.id.isalnum() else self.id[:12]})"
 
     def label(self, name: str) -> str:
         """The label `upstreamd.NAME`, empty where it is not set."""
