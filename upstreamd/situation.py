@@ -40,6 +40,7 @@ class Situation:
         self._sources = {name: replace(SourceState(name), snapshot=known) for name, known in sources.items()}
         self._claims = Claims(owners=owners)
         self._having: Mapping[Endpoint, tuple[str, ...]] = {}
+        self._draining: dict[str, dict[tuple[Endpoint, str], float]] = {}
         self._changed = changed
         self._clock = clock
         self._checker: Checker | None = None
@@ -112,8 +113,9 @@ class Situation:
     ) -> Callable[[], Decision]:
         """As `decide`, as things stand now; but what is returned decides, and may be called in another thread."""
         name = settings.name
-        standing = standing or self.standing
-        claims = with_drains(self.claims(name), standing.drained(name))
+        claims = self._dated(name, with_drains(self.claims(name), (standing or self.standing).drained(name)))
+        if standing is None:
+            standing, self._draining[name] = self.standing, _draining(claims)
         health = {}
         if self._checker is not None:
             for claim in claims:
@@ -135,6 +137,18 @@ class Situation:
             split=standing.split(name),
             now=self._clock(),
         )
+
+    def _dated(self, service: str, claims: Sequence[Claim]) -> Sequence[Claim]:
+        """The claims, with since when the draining ones are: the time that was told for the last decision, else now."""
+        if not any(claim.instance.draining for claim in claims):
+            return claims
+        known, now = self._draining.get(service, {}), self._clock()
+        return [
+            replace(claim, draining_since=known.get((claim.instance.endpoint, claim.instance.id), now))
+            if claim.instance.draining
+            else claim
+            for claim in claims
+        ]
 
     def _taken(self, service: str, before: Upstream | None) -> frozenset[Endpoint]:
         """Those of the servers before that other services have now, and this one has not."""
@@ -158,6 +172,15 @@ class Situation:
             self._checker.watch(wanted)
             if self._evidence is not None:
                 self._evidence.watch(wanted)
+
+
+def _draining(claims: Sequence[Claim]) -> dict[tuple[Endpoint, str], float]:
+    """Since when each draining instance is, by its address and identity."""
+    return {
+        (claim.instance.endpoint, claim.instance.id): claim.draining_since
+        for claim in claims
+        if claim.draining_since is not None
+    }
 
 
 def _tell(before: SourceState, after: SourceState) -> None:

@@ -14,12 +14,14 @@ MAX_REFUSALS = 20
 @dataclass(frozen=True, slots=True)
 class Claim:
     """An instance and the source that reported it; `held` where the source does not name it any more. `drained_by` is
-    the operator who drained it, empty where nobody did."""
+    the operator who drained it, empty where nobody did; `draining_since` the monotonic second since when it is known to
+    be drained, by whomever."""
 
     instance: Instance
     source: str
     held: bool = False
     drained_by: str = ""
+    draining_since: float | None = None
 
     @property
     def identity(self) -> str:

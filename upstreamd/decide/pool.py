@@ -192,10 +192,11 @@ def _outside(servers: Sequence[Server], idle: Sequence[_Judged]) -> bool:
 
 def _state(claim: Claim, health: Health) -> tuple[State, str, float]:
     instance = claim.instance
+    asked = health.since if claim.draining_since is None else claim.draining_since
     if claim.drained_by:
-        return State.DRAINING, f"drained by {claim.drained_by}", health.since
+        return State.DRAINING, f"drained by {claim.drained_by}", asked
     if instance.draining:
-        return State.DRAINING, f"{claim.source} asks to drain it", health.since
+        return State.DRAINING, f"{claim.source} asks to drain it", asked
     if instance.withheld:
         return State.UNHEALTHY, instance.withheld, health.since
     return _STATES[health.status], health.reason, health.since
@@ -290,7 +291,10 @@ def _last_resort(
     name = settings.name
     if fading and not settled:
         kept = _kept(settings, fading)
-        return kept, f"{name} has only instances that are drained; the {len(kept)} that still answer serve on"
+        still = (
+            "the one that still answers serves on" if len(kept) == 1 else f"the {len(kept)} that still answer serve on"
+        )
+        return kept, f"{name} has only instances that are drained; {still}"
     if settled and settings.all_unhealthy == "all":
         return _servers(settings, settled), (
             f"{name} has no healthy instance; all {len(settled)} serve (all_unhealthy = all)"

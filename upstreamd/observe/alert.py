@@ -104,7 +104,7 @@ class Flaps:
         turns = {}
         for service, instance, since in turned:
             known = self._turns.get((service, instance), deque(maxlen=FLAPS + 1))
-            if not known or known[-1] != since:
+            if not known or since > known[-1]:  # who is put back has the time from before the drain again
                 known.append(since)
             turns[service, instance] = known
         self._turns = turns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from upstreamd.config import ServiceSettings
 from upstreamd.decide import Claim, Drain, decide, remembered, with_drains
 from upstreamd.decide.drain import FORGOTTEN_AFTER, MOST_VANISHED
@@ -26,13 +28,21 @@ def test_a_drained_instance_gets_no_requests_and_says_by_whom() -> None:
     assert (decision.members[0].state, decision.members[0].reason) == (State.DRAINING, "drained by alice")
 
 
+def test_a_drained_instance_is_draining_since_the_drain() -> None:
+    """Its state tells when it was taken out, not since when it is healthy."""
+    drained = replace(with_drains([claim(ONE)], [Drain("app", ONE, by="alice")])[0], draining_since=50.0)
+    health = {ONE: Health(Status.HEALTHY, since=10.0), TWO: Health(Status.HEALTHY, since=20.0)}
+    decision = decide(ServiceSettings("app"), [drained, claim(TWO)], health, None, unavailable=UNAVAILABLE)
+    assert [member.since for member in decision.members] == [50.0, 20.0]
+
+
 def test_the_last_instance_serves_on_though_it_is_drained() -> None:
     """A forced drain of the last one empties nothing: it serves until another can."""
     claims = with_drains([claim(ONE)], [Drain("app", ONE, by="alice")])
     before = Upstream("app", (Server(*ONE),))
     decision = decide(ServiceSettings("app"), claims, {ONE: Health(Status.HEALTHY)}, before, unavailable=UNAVAILABLE)
     assert decision.upstream == before
-    assert decision.alarms == ("app has only instances that are drained; the 1 that still answer serve on",)
+    assert decision.alarms == ("app has only instances that are drained; the one that still answers serves on",)
 
 
 def test_a_new_identity_at_the_address_is_not_drained() -> None:

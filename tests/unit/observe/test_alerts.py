@@ -17,7 +17,7 @@ from upstreamd.model import NginxView, Outcome, OutcomeKind, SourceState, State
 from upstreamd.observe.alarm import Alarm, alarms
 from upstreamd.observe.alert import Alerts, Flaps
 from upstreamd.observe.deliver import Alerting, Message, UndeliveredError, mail, post
-from upstreamd.picture import Picture
+from upstreamd.picture import Picture, Sharing
 
 SICK = Alarm("service app", "critical", "app has no healthy instance", "no healthy instance")
 
@@ -41,6 +41,7 @@ def test_a_good_day_has_no_alarms() -> None:
         ({"pending": True}, "old workers pile up"),
         ({"nginx": NginxView(master=1, draining=9)}, "old workers pile up"),
         ({"sources": {"consul": SourceState("consul", error="refused")}}, "source fails"),
+        ({"sharing": Sharing("lb1", alarms=("orders are not shared",))}, "orders are not shared"),
     ],
 )
 def test_each_trouble_is_an_alarm_with_its_heading(change: dict[str, object], heading: str) -> None:
@@ -121,6 +122,15 @@ def test_an_instance_that_turns_again_and_again_flaps() -> None:
     (alarm,) = flaps.look([("app", "10.0.0.1:80", 60.0)], 60.0)
     assert alarm.heading == "an instance flaps"
     assert flaps.look([("app", "10.0.0.1:80", 60.0)], 900.0) == ()
+
+
+def test_a_drain_and_its_end_are_one_turn() -> None:
+    """Whoever is put back is healthy since before the drain; six drains within ten minutes are no alarm, seven are."""
+    flaps = Flaps()
+    for drain in range(1, 7):
+        assert flaps.look([("app", "10.0.0.1:80", -9000.0)], drain * 10.0) == ()
+        assert flaps.look([("app", "10.0.0.1:80", drain * 10.0)], drain * 10.0 + 5) == ()
+    assert len(flaps.look([("app", "10.0.0.1:80", 70.0)], 70.0)) == 1
 
 
 def test_a_letter_arrives_whole() -> None:
