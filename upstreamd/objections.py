@@ -46,7 +46,8 @@ def known_version(decision: Decision, version: str) -> None:
     versions = sorted({member.instance.version for member in decision.members} - {""})
     if version not in versions:
         name = version[:LONGEST_NAME]
-        raise OrderError(f"{decision.service} has no version {name!r}{near(version, versions)}", kind="unknown")
+        known = near(version, versions) if versions else "; none is known, for none of its instances names a version"
+        raise OrderError(f"{decision.service} has no version {name!r}{known}", kind="unknown")
 
 
 def sensible(weight: int, watch: float) -> None:
@@ -69,8 +70,8 @@ def leaves_somebody(tried: Decision, member: Member) -> None:
     ]
     if not others:
         raise OrderError(
-            f"{endpoint} is the last instance of {tried.service} that serves ({counts(tried)}); put another in service"
-            " first, or force it"
+            f"{endpoint} is the last instance of {tried.service} that serves (without it: {counts(tried)}); put another"
+            " in service first, or force it"
         )
 
 
@@ -116,5 +117,7 @@ def counts(decision: Decision) -> str:
     for member in decision.members:
         healthy, total = numbers.setdefault(member.instance.version or "no version", [0, 0])
         numbers[member.instance.version or "no version"] = [healthy + (member.state is State.HEALTHY), total + 1]
+    if numbers.keys() == {"no version"}:
+        return "{} healthy of {}".format(*numbers["no version"])
     shown = [f"{version}: {healthy} healthy of {total}" for version, (healthy, total) in sorted(numbers.items())]
     return ", ".join(shown) or "no instance at all"

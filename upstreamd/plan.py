@@ -101,8 +101,7 @@ def _findings(service: str, decision: Decision) -> Iterator[str]:
         yield f"{service}: {len(out) - MOST_SHOWN} more would not"
     if decision.upstream is None:
         yield f"{service}: no instance can serve, so nothing would be written and nginx keeps what it has"
-    for alarm in decision.alarms:
-        yield f"{service}: {alarm}"
+    yield from decision.alarms
 
 
 async def _ask(discoverer: Discoverer, situation: Situation) -> str:

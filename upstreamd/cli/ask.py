@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from upstreamd.config import AdminSettings, Listen
+from upstreamd.config import AdminSettings
 from upstreamd.errors import UpstreamdError
 
 PATIENCE = 5.0
@@ -103,7 +103,7 @@ def exchange(
         raise UnreachableError(f"what listens at {listen} is not upstreamd: it does not speak HTTP") from error
     finally:
         connection.close()
-    document = decode(listen, response, received)
+    document = decode(admin, response, received)
     if not isinstance(document, form):
         raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not {_NAMES[form]}")
     return document
@@ -126,13 +126,38 @@ def headers(admin: AdminSettings, body: bytes | None = None) -> dict[str, str]:
     sent = {"Accept": "application/json"}
     if body is not None:
         sent["Content-Type"] = "application/json"
-    named = os.environ.get(TOKEN_FILE) or admin.token_file
+    named = _token_file(admin)
     if named and not admin.listen.socket:
-        with contextlib.suppress(OSError):  # who needs the token and may not read it is told so by the answer
-            with Path(named).open("rb") as file:
-                token = file.read(MAX_TOKEN).partition(b"\n")[0].strip()
-            sent["Authorization"] = f"Bearer {token.decode('latin-1')}"
+        with contextlib.suppress(OSError):  # who needs the token and may not read it is told so after the answer
+            sent["Authorization"] = f"Bearer {_token(named)}"
     return sent
+
+
+def _token_file(admin: AdminSettings) -> str:
+    return os.environ.get(TOKEN_FILE) or admin.token_file
+
+
+def _token(named: str) -> str:
+    """The first line of the file; raises OSError where it cannot be read."""
+    with Path(named).open("rb") as file:
+        return file.read(MAX_TOKEN).partition(b"\n")[0].strip().decode("latin-1")
+
+
+def _unauthorized(admin: AdminSettings, detail: str) -> str:
+    """Why the sidecar knows no token from us, or not ours; `detail` are its own words."""
+    named = _token_file(admin)
+    if not named:
+        return f"this needs a token: name the sidecar's configuration with -c FILE, or the token's file in {TOKEN_FILE}"
+    try:
+        token = _token(named)
+    except OSError as error:
+        remedy = f"name a file that you may read in {TOKEN_FILE}"
+        return f"this needs a token, and {named} cannot be read: {error.strerror or error}; {remedy}"
+    return (
+        f"{detail}; it was read from {named}"
+        if token
+        else f"this needs a token, and the first line of {named} is empty"
+    )
 
 
 def _read(
@@ -155,8 +180,9 @@ def _read(
     raise http.client.HTTPException
 
 
-def decode(listen: Listen, response: http.client.HTTPResponse, body: bytes) -> object:
+def decode(admin: AdminSettings, response: http.client.HTTPResponse, body: bytes) -> object:
     """The JSON of a good answer; raises as `ask` does for any other."""
+    listen = admin.listen
     try:
         document = json.loads(body)
     except ValueError as error:
@@ -167,7 +193,10 @@ def decode(listen: Listen, response: http.client.HTTPResponse, body: bytes) -> o
     detail = document.get("detail") if isinstance(document, dict) else None
     if 400 <= status < 500 and response.headers.get_content_type() == "application/problem+json":
         kind = document.get("kind") if isinstance(document, dict) else ""
-        raise RefusedError(str(detail or "the sidecar refuses without a reason"), status, str(kind or ""))
+        told = str(detail or "the sidecar refuses without a reason")
+        if status == http.client.UNAUTHORIZED:
+            told = _unauthorized(admin, told)
+        raise RefusedError(told, status, str(kind or ""))
     raise UnreachableError(f"upstreamd at {listen} answers {status}: {detail or 'without a reason'}")
 
 

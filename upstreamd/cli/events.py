@@ -51,7 +51,8 @@ def _line(happening: Happening) -> str:
     if happening.kind == "gap":
         return f"{said.get('missed')} events are forgotten already"
     service, text, cause = (printable(str(said.get(key, ""))) for key in ("service", "text", "cause"))
-    named = f"{service}: " if service and service not in text.split(" ") else ""
+    words = {word.rstrip(":,;") for word in text.split(" ")}
+    named = f"{service}: " if service and service not in words else ""
     told = f"{printable(str(said.get('at')))}  {printable(happening.kind):<{KIND_WIDTH}}  {named}{text}"
     return f"{told}  [{cause}]" if cause else told
 

@@ -62,7 +62,7 @@ def explanation(document: Document) -> Iterator[str]:
 
 
 def _instance(instance: dict[str, Any], source: dict[str, Any] | None, now: datetime) -> Iterator[str]:
-    since = f" since {_ago(instance['since'], now)}" if instance["since"] else ""
+    since = f" for {_age(instance['since'], now)}" if instance["since"] else ""
     yield _row("state", f"{printable(instance['state'])}{since}: {printable(instance['reason'])}")
     yield _row("source", f"{printable(instance['source'])}{_source(source)}")
     if instance["id"]:
@@ -109,7 +109,11 @@ def _row(name: str, text: str) -> str:
 
 
 def _ago(moment: str, now: datetime) -> str:
-    return f"{duration((now - datetime.fromisoformat(moment)).total_seconds())} ago"
+    return f"{_age(moment, now)} ago"
+
+
+def _age(moment: str, now: datetime) -> str:
+    return duration((now - datetime.fromisoformat(moment)).total_seconds())
 
 
 EXPLAIN = Command(

@@ -61,7 +61,7 @@ def _read(admin: AdminSettings, seen: str, last: int) -> Iterator[tuple[str, Hap
         connection.request("GET", f"{PATH}?last={last}", headers={**headers(admin), **more})
         response = connection.getresponse()
         if response.status != http.client.OK:
-            decode(admin.listen, response, response.read(MAX_REFUSAL))
+            decode(admin, response, response.read(MAX_REFUSAL))
         yield "", None
         yield from _parsed(response)
     except TimeoutError as error:

@@ -10,6 +10,7 @@ from upstreamd.cli.command import Arguments, Command, number, period
 from upstreamd.cli.configuration import read
 from upstreamd.cli.ending import Ending, end
 from upstreamd.cli.orders import await_answer, declare_form, done, ordered, service_path
+from upstreamd.cli.sheet import duration
 from upstreamd.config import AdminSettings
 
 CONFIRMATION = 15.0
@@ -24,14 +25,14 @@ def _declare_switch(parser: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         type=number(int, 1, 100),
         default=100,
-        help="so many of them (default 100)",
+        help="so many percent of the requests (default 100)",
     )
     parser.add_argument(
         "--min-healthy",
         metavar="N",
         type=number(int, 1, 10_000),
         default=1,
-        help="refuse with fewer (default 1)",
+        help="refuse where fewer of its instances are healthy (default 1)",
     )
     parser.add_argument(
         "--auto-rollback",
@@ -58,7 +59,8 @@ def _switch(arguments: Arguments) -> int:
     took = time.monotonic() - begun
     if arguments.auto_rollback:
         shown = _on_probation(admin, arguments, said["number"])
-    what = f"{service}: {_shares(shown['split'])}, served by nginx after {took:.2f}s"
+    stays = f"; it stays after {duration(arguments.auto_rollback)} of watching" if arguments.auto_rollback else ""
+    what = f"{service}: {_shares(shown['split'])}, served by nginx after {took:.2f}s{stays}"
     return done(arguments, {**said, **shown}, what)
 
 

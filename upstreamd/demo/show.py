@@ -62,8 +62,8 @@ class Show:
             f"upstreamd demo: nginx, its sidecar, 3 apps and {load:g} requests a second, all on this machine", "bold"
         )
         self.line(f"  the service      {stage.url}")
-        self.line(f"  sidecar status   {stage.admin_url}/v1/status")
-        self.line(f"  sidecar metrics  {stage.admin_url}/metrics")
+        self.line(f"  status page      {stage.admin_url}/")
+        self.line(f"  metrics          {stage.admin_url}/metrics")
         self.line(f"  files and logs   {stage.directory.path}")
         self.line("Ctrl-C ends everything.")
         self.line()

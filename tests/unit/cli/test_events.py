@@ -56,7 +56,7 @@ async def line(process: asyncio.subprocess.Process) -> str:
 
 
 async def test_events_are_printed_as_they_happen(shown: LookedAt, configuration: Path) -> None:
-    """Each on a line: time, kind, sentence and cause; Ctrl-C ends with 0."""
+    """Each on a line: time, kind, sentence and cause, the service named once; Ctrl-C ends with 0."""
     shown.events.publish(Kind.HEALTH, "10.0.0.1:3000 is healthy: answered 200", service="app")
     cause = shown.events.cause("app")
     async with tail(configuration) as process:
@@ -64,6 +64,8 @@ async def test_events_are_printed_as_they_happen(shown: LookedAt, configuration:
         assert first.split("Z  ", 1)[1] == f"health     app: 10.0.0.1:3000 is healthy: answered 200  [{cause}]"
         shown.events.publish(Kind.APPLY, "nginx serves generation 7 of app", service="app", cause=cause)
         assert (await line(process)).split("Z  ", 1)[1] == f"apply      nginx serves generation 7 of app  [{cause}]"
+        shown.events.publish(Kind.DECISION, "1 instance shall serve app: +10.0.0.1:3000", service="app")
+        assert (await line(process)).split("Z  ", 1)[1] == "decision   1 instance shall serve app: +10.0.0.1:3000"
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 30) == 0
 

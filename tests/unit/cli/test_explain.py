@@ -49,7 +49,7 @@ async def test_it_tells_the_whole_way_from_source_to_nginx(upstreamd: Run, tmp_p
     assert ended.out.splitlines() == [
         "10.0.0.1:3000 is out of rotation: unhealthy, connection refused",
         "",
-        "state     unhealthy since 60s ago: connection refused",
+        "state     unhealthy for 60s: connection refused",
         "source    file:app is ok, its last good answer is 2s old",
         "has       port 3000, weight 1, version blue",
         "",

@@ -289,7 +289,31 @@ async def test_the_token_is_sent_where_reads_need_it(upstreamd: Run, tmp_path: P
         assert (ended.code, ended.err) == (0, "")
         refused = await upstreamd("status", "-c", str(path))
         assert (refused.code, refused.out) == (1, "")
-        assert "admin.token_file" in refused.err
+        assert "needs a token, and /run/secrets/token cannot be read: No such file" in refused.err
+        assert "UPSTREAMD_TOKEN_FILE" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("named", "content", "told"),
+    [
+        ("mine", "wrong", "this is not the token in admin.token_file; it was read from {}"),
+        ("mine", "\n", "this needs a token, and the first line of {} is empty"),
+        ("", "", "this needs a token: name the sidecar's configuration with -c FILE, or the token's file"),
+    ],
+)
+async def test_a_token_that_does_not_open_is_told_with_its_file(
+    upstreamd: Run, tmp_path: Path, named: str, content: str, told: str
+) -> None:
+    """The sentence says from which file the wrong token came, or how to name one."""
+    (tmp_path / "token").write_text("right\n")
+    mine = tmp_path / "mine"
+    mine.write_text(content)
+    async with sidecar(seen, token_file=str(tmp_path / "token"), token_for_reads=True) as listen:
+        path = write_configuration(tmp_path / "upstreamd.toml", listen)
+        variables = {"UPSTREAMD_TOKEN_FILE": str(mine)} if named else {"UPSTREAMD__ADMIN__TOKEN_FILE": ""}
+        refused = await upstreamd("status", "-c", str(path), **variables)
+    assert (refused.code, refused.out) == (1, "")
+    assert told.format(mine) in refused.err
 
 
 async def test_it_starts_without_the_servers_libraries(tmp_path: Path) -> None:
