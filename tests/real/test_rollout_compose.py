@@ -27,6 +27,10 @@ async def project(binary: str, root: Path, size: int) -> AsyncIterator[tuple[Pat
     nginx = Nginx(binary, root, http="keepalive_min_timeout 2s;")
     nginx.seed(9)
     sidecar = Sidecar(root, nginx, f'[services.app_servers.docker]\nnetwork = "{name}_default"')
+    narrow = sidecar.config.read_text()
+    sidecar.config.write_text(
+        narrow.replace('"172.16.0.0/12"]', '"172.16.0.0/12", "192.168.0.0/16"]')
+    )  # the engine's pools
     try:
         await asyncio.to_thread(compose, file, "up", "--detach", "--scale", f"app={size}")
         async with beside(nginx, sidecar):
