@@ -22,10 +22,11 @@ _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 
 class Instance:
     """One instance on a port of a loopback address. `how` it behaves: "ok", "refuse", "reset", "hang", or "lie" (it
-    resets its users' requests and answers its health check well)."""
+    resets its users' requests and answers its health check well). A user's request `takes` so many seconds."""
 
     def __init__(self, address: str) -> None:
         self.how = "ok"
+        self.takes = 0.0
         self.address = address
         self.port = 0
         self.connections: set[asyncio.Transport] = set()
@@ -84,9 +85,16 @@ class _Connection(asyncio.Protocol):
         self._data = b""
         how = "reset" if head.startswith(b"GET /poison") else self._instance.how
         if how == "ok" or (how == "lie" and head.startswith(b"GET /health")):
-            self._transport.write(ANSWER)
+            if self._instance.takes and not head.startswith(b"GET /health"):
+                asyncio.get_running_loop().call_later(self._instance.takes, self._answer)
+            else:
+                self._answer()
         elif how != "hang":
             _reset(self._transport)
+
+    def _answer(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(ANSWER)
 
 
 def _reset(transport: asyncio.Transport) -> None:
