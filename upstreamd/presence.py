@@ -27,6 +27,8 @@ BETWEEN_LOOKS = 0.5
 """Seconds between two looks at whether machines still differ."""
 LONGEST_PAUSE = 5.0
 """Seconds between two tries while Consul cannot be reached."""
+FAREWELL = 0.5
+"""Seconds that the end of a session may take; the whole shutdown takes less than two."""
 MAX_BYTES = 256 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
@@ -177,9 +179,10 @@ class Presence:
         session, self._session = self._session, ""
         if session:
             try:
-                await self._store.end(session)
-            except DiscoveryError as error:
-                log.info("the session %s ends by itself: %s", session, error)
+                async with asyncio.timeout(FAREWELL):
+                    await self._store.end(session)
+            except (DiscoveryError, TimeoutError) as error:
+                log.info("the session %s ends by itself: %s", session, str(error) or "Consul does not answer")
 
     async def _watch(self) -> NoReturn:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,19 @@ def test_what_dns_does_not_allow_is_refused_where_a_service_is_resolved() -> Non
         "services.app.layout",
     ]
     assert problems(f'[services."a..b"]\n{source.format(name=chr(34) + "a..b" + chr(34))}')
+
+
+@pytest.mark.parametrize(
+    ("section", "reason"),
+    [
+        ('[apply]\nstagger = "2s"', 'set state.backend = "consul"'),
+        ('[state]\nbackend = "etcd"', "must be one of file, consul"),
+        ('[state]\nprefix = "/upstreamd"', "the beginning of a key in Consul"),
+        ('[state]\nprefix = "a/../b"', "the beginning of a key in Consul"),
+        ('[state]\nnode = "lb/1"', "a name of letters, digits"),
+    ],
+)
+def test_what_machines_cannot_share_by_is_refused(section: str, reason: str) -> None:
+    """A stagger without other machines, and names that are no keys of Consul's, are named with the remedy."""
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        parse(f'{section}\n[services.app.file]\npaths = ["/a.json"]\n')

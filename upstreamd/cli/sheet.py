@@ -51,7 +51,7 @@ def _sheet(document: Document) -> Sheet:
     parts: list[str | Table] = [*top]
     for name, service in document["services"].items():
         parts += ["", *_service(name, service, now)]
-    parts += ["", *_sources(document["sources"]), "", _nginx(document["nginx"], top)]
+    parts += ["", *_sources(document["sources"]), "", *_sharing(document, now), _nginx(document["nginx"], top)]
     return Sheet(tuple(parts[1:] if parts[0] == "" else parts))
 
 
@@ -72,6 +72,18 @@ def _top(document: Document) -> list[str]:
             return [f"{ALARM}not ready; {sentence}"]
         return [f"{ALARM}not ready: {printable(reason)}", f"{ALARM}{sentence}"]
     return [f"{ALARM}a change is waiting: {sentence}" if pending else f"{ALARM}{sentence}"]
+
+
+def _sharing(document: Document, now: datetime) -> list[str]:
+    """With whom orders are shared, where they are to be."""
+    sharing, peers = document.get("sharing"), document.get("peers", {})
+    if not sharing:
+        return []
+    if not sharing["ok"]:
+        since = _since(sharing["since"], now)
+        return [f"{ALARM}orders have not been shared for {since}: {printable(sharing['error'])}"]
+    others = ", ".join(printable(peer) for peer in peers)
+    return [f"orders are shared by {printable(sharing['node'])} with {others or 'nobody: no other machine is alive'}"]
 
 
 def _nobody(document: Document) -> str:

@@ -17,6 +17,13 @@ def gauges(picture: Picture, offset: float, max_instances: int) -> Iterator[Metr
     yield from _instances(picture, max_instances)
     yield from _sources(picture, offset)
     yield from _nginx(picture)
+    if picture.sharing is not None:
+        yield _single(
+            "upstreamd_orders_shared",
+            "1 while orders are shared, 0 while they hold here alone.",
+            not picture.sharing.error,
+        )
+        yield _single("upstreamd_peers", "Other machines that share their orders.", len(picture.sharing.peers))
     yield _single("upstreamd_reload_pending", "1 where a decided change waits to be applied.", picture.pending)
     yield _single("upstreamd_ready", "1 once a configuration is confirmed.", picture.ready)
 
