@@ -174,7 +174,7 @@ class Daemon:
             self._checker = checker
             self._reconciler = reconciler
             self._ordering.attach(reconciler)
-            await self._share(config, saved, reconciler, keep, stack)
+            self._share(config, saved, reconciler, keep, stack)
             listener = self._listener(config, checker, reconciler)
             if listener is not None:
                 listener.open()
@@ -218,7 +218,7 @@ class Daemon:
                 state.save(carried)
         return carried
 
-    async def _share(
+    def _share(
         self,
         config: Config,
         saved: Saved,

@@ -1,4 +1,5 @@
-# What upstreamd may do in Consul, and nothing else: it only reads. Replace "app" by the services it asks for.
+# What upstreamd may do in Consul, and nothing else: it only reads (machines
+# that share their operators' orders also write: pair.hcl). Replace "app" by the services it asks for.
 #
 #   consul acl policy create -name upstreamd -rules @policy.hcl
 #   consul acl token create -description upstreamd -policy-name upstreamd

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from upstreamd.agreement import Memory, Record
 from upstreamd.decide import Drain, Split, Versions
 from upstreamd.model import Endpoint, Instance, Server, Snapshot, Upstream
 from upstreamd.state import Saved, StateFile
@@ -23,6 +24,7 @@ SAVED = Saved(
         Drain("app", Endpoint("::1", 80), vanished=4500.0),
     ),
     {"app": Versions().turned(Split(1, "blue"), 7, "").turned(Split(2, "green", 10, "blue", 1, "bob"), 9, "why")},
+    Memory("1d", {"app": Record(7, "digest", "0d", "what was ordered alone", 9.0, "what gave way")}),
 )
 
 

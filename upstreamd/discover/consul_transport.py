@@ -106,7 +106,7 @@ def _not_an_address(where: str, address: str, reason: str) -> ConfigError:
 
 
 class Transport(base.HTTPClient):  # type: ignore[misc]  # py-consul ships no types
-    """One aiohttp session for every query to one agent. Nothing is written through it.
+    """One aiohttp session for every query to one agent. Sources write nothing through it.
 
     Every request has a deadline (Consul adds up to wait/16 to a blocking query), a size limit and no redirects;
     the token travels in the header X-Consul-Token only. Made outside the loop, the session inside it.
@@ -161,8 +161,8 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # py-consul ships no ty
         return Reply(response.headers, content)
 
     def put(self, *_args: object, **_kwargs: object) -> None:
-        """Not offered: upstreamd only reads from Consul."""
-        raise TypeError("upstreamd only reads from Consul")
+        """Not offered: sources only read from Consul."""
+        raise TypeError("sources only read from Consul")
 
     delete = post = put
 
