@@ -1,0 +1,67 @@
+"""Whom a rollout updates, and with which words."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from upstreamd.rollout.drivers.command import Command
+from upstreamd.rollout.journal import Entry
+from upstreamd.rollout.plan import Options, chosen
+from upstreamd.rollout.seen import Seen, View
+from upstreamd.rollout.stop import UsageError, WordsError
+
+
+def seen(endpoint: str, version: str = "", *, well: bool = True) -> Seen:
+    return Seen(endpoint, "", version, "healthy" if well else "unhealthy", well, "told", well)
+
+
+THREE = View(0.0, (seen("10.0.0.1:80", "1"), seen("10.0.0.2:80", "1", well=False), seen("10.0.0.3:80", "2")))
+
+
+def test_those_that_do_not_serve_come_first() -> None:
+    """Nobody misses them."""
+    assert [each.endpoint for each in chosen(THREE, "app", Options())] == ["10.0.0.2:80", "10.0.0.1:80", "10.0.0.3:80"]
+
+
+def test_versions_and_addresses_say_who_is_meant() -> None:
+    """Those of a version, those that have not yet the new one, those that are named."""
+    for options, meant in (
+        (Options(old="2"), ["10.0.0.3:80"]),
+        (Options(new="1"), ["10.0.0.3:80"]),
+        (Options(only=("10.0.0.1:80",)), ["10.0.0.1:80"]),
+    ):
+        assert [each.endpoint for each in chosen(THREE, "app", options)] == meant
+
+
+def test_names_that_nobody_has_come_with_the_nearest() -> None:
+    """And where everybody is of the new version already, there is nothing to do."""
+    for view, options, sentence in (
+        (THREE, Options(only=("10.0.0.4:80",)), "app has no instance 10.0.0.4:80; did you mean 10.0.0."),
+        (THREE, Options(old="3"), "app has no version '3'; known are 1, 2"),
+        (View(0.0, ()), Options(), "app has no instances"),
+        (View(0.0, (seen("10.0.0.1:80", "2"),)), Options(new="2"), "that are not of version 2 already"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(sentence)):
+            chosen(view, "app", options)
+
+
+def test_what_a_source_says_stays_one_word_of_the_command() -> None:
+    """A hostile identity or version is no second word, is not split, and is not filled in once more."""
+    entry = Entry("[fc00::1]:80", "x; rm -rf / {address}", "$(reboot) 'a")
+    command = Command("deploy --to={version} '{id} of {address}' {port} {instance}")
+    assert command.words(entry) == [
+        "deploy",
+        "--to=$(reboot) 'a",
+        "x; rm -rf / {address} of fc00::1",
+        "80",
+        "[fc00::1]:80",
+    ]
+
+
+@pytest.mark.parametrize("line", ["", "  ", "'open", "do {adress}"])
+def test_a_command_that_cannot_be_run_is_refused(line: str) -> None:
+    """Before anything is begun."""
+    with pytest.raises(WordsError, match="--exec"):
+        Command(line)
