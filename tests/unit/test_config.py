@@ -170,11 +170,12 @@ def test_what_may_not_work_here_is_doubted(tmp_path: Path) -> None:
     for name in ("nginx.conf", "ca.pem"):
         (tmp_path / name).touch()
     nginx = f'[nginx]\nconfig = "{tmp_path}/nginx.conf"\nvalidate = false\n'
-    good = parse(f'[services.app]\noutput = "{tmp_path}/u.conf"\n' + FILE_SOURCE + nginx)
+    source = FILE_SOURCE.replace("/etc/upstreamd", str(tmp_path))
+    good = parse(f'[services.app]\noutput = "{tmp_path}/u.conf"\n' + source + nginx)
     assert doubts(good, {"UPSTREAMD_CONFIG": "x", "UPSTREAMD__NGINX__BINARY": "x"}) == ()
     bad = parse(
         f'[services.app]\noutput = "{tmp_path}/missing/u.conf"\n'
-        + FILE_SOURCE
+        + source
         + f'[services.app.health]\nca_file = "{tmp_path}/none.pem"\n'
         + f'[nginx]\nbinary = "{tmp_path}/nginx"\nconfig = "{tmp_path}/none.conf"\n'
     )

@@ -1,20 +1,21 @@
-"""What is right in itself and may still not work here: files that are not there, variables that nobody reads."""
+"""What is right in itself and may still not work here: files that are not there, variables and keys without effect."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from upstreamd.config.values import Config
+from upstreamd.config.values import Config, ServiceSettings
 
 _READ_ELSEWHERE = ("UPSTREAMD__", "UPSTREAMD_TEST_")
-_KNOWN = frozenset({"UPSTREAMD_CONFIG", "UPSTREAMD_IMAGE"})
+_KNOWN = frozenset({"UPSTREAMD_CONFIG", "UPSTREAMD_IMAGE", "UPSTREAMD_TOKEN_FILE"})
 
 
 def doubts(config: Config, environ: Mapping[str, str]) -> tuple[str, ...]:
     """A sentence for each, with key or variable, value and remedy. Looks at the file system and changes nothing."""
-    return (*_variables(environ), *_files(config))
+    return (*_variables(environ), *_files(config), *_unwritten(config))
 
 
 def _variables(environ: Mapping[str, str]) -> Iterator[str]:
@@ -57,10 +58,36 @@ def _files(config: Config) -> Iterator[str]:
     for key, path in named.items():
         if path and not _exists(Path(path)):
             yield f'{key} = "{path}": does not exist here; create it, mount it, or correct the path'
+    yield from _targets(config)
     for service in config.services:
         if not _exists(Path(service.output).parent):
             key = f"services.{service.name}.output"
             yield f'{key} = "{service.output}": its directory does not exist here; create it, or correct the path'
+
+
+def _targets(config: Config) -> Iterator[str]:
+    """Directories in which files are looked for; what stands behind a pattern may come later."""
+    for service in config.services:
+        for path in service.file.paths if service.file is not None else ():
+            directory = Path(path).parent
+            if not any(sign in str(directory) for sign in "*?[") and not _exists(directory):
+                yield (
+                    f'services.{service.name}.file.paths = "{path}": its directory does not exist here; create it, '
+                    "mount it, or correct the path"
+                )
+
+
+def _unwritten(config: Config) -> Iterator[str]:
+    """Keys of the upstream's block where only its servers are written."""
+    usual = ServiceSettings("")
+    for service in config.services:
+        for key in ("method", "keepalive", "zone"):
+            value = getattr(service, key)
+            if service.layout == "servers" and value != getattr(usual, key):
+                yield (
+                    f'services.{service.name}.{key} = {json.dumps(value)}: is not written with layout = "servers"; '
+                    'write it in your own `upstream` block, or choose layout = "upstream"'
+                )
 
 
 def _exists(path: Path) -> bool:
