@@ -13,12 +13,14 @@ LONGEST_WATCH = 3600.0
 """Seconds for which a switch may be on probation."""
 MOST_NAMED = 5
 LONGEST_NAME = 100
+COMPARED = 1000
+"""Names that are compared with one that is not known, for comparing takes its time and tenants make the names."""
 
 
 def near(word: str, known: Iterable[str]) -> str:
     """The rest of a sentence that says that `word` is not known: the nearest name, else the known ones."""
     names = list(known)
-    found = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
+    found = difflib.get_close_matches(word[:LONGEST_NAME], names[:COMPARED], n=1, cutoff=0.4)
     if found:
         return f"; did you mean {found[0]}?"
     more = [f"and {len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
