@@ -138,13 +138,26 @@ class Deploy:
 
     def __init__(self, stack: Stack, *words: str) -> None:
         command = [sys.executable, "-m", "upstreamd", "rollout", "-c", str(stack.sidecar.config), "app_servers", *words]
-        self._out = (stack.root / "rollout.out").open("wb+")
+        self._printed = stack.root / "rollout.out"
+        self._out = self._printed.open("wb")
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT)
 
     @property
     def pid(self) -> int:
         """Its process."""
         return self._process.pid
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._process.terminate()
+
+    def wait(self) -> int:
+        """Its exit code."""
+        return self._process.wait(DEADLINE)
+
+    def said(self) -> str:
+        """All it has printed."""
+        return self._printed.read_text()
 
     def kill(self) -> None:
         """SIGKILL and reap."""

@@ -195,3 +195,24 @@ async def test_words_that_mean_nobody_are_named(nginx_binary: str, tmp_path: Pat
         stack.sidecar.stop()
         said = await stack.order("rollout", "app_servers", "--exec", "true")
         assert (said.code, "cannot be reached" in said.err) == (3, True), said
+
+
+async def test_a_cancelled_rollout_ends_its_command_and_goes_on_with_a_mended_one(
+    nginx_binary: str, tmp_path: Path
+) -> None:
+    """SIGTERM, as of a job that is cancelled: nothing is left running; --resume may bring another command."""
+    async with serving(nginx_binary, tmp_path, 2) as (stack, fleet):
+        before = fleet.pids()
+        note = tmp_path / "pid"
+        deploy = Deploy(stack, "--exec", f"sh -c 'echo $$ > {note}; sleep 600'")
+        try:
+            await eventually(lambda: note.exists() and note.read_text().strip(), "the update to begin")
+            deploy.terminate()
+            assert await asyncio.to_thread(deploy.wait) == 1
+        finally:
+            deploy.kill()
+        await eventually(lambda: not alive(int(note.read_text())), "the command to be ended")
+        assert "interrupted" in deploy.said()
+        said = await stack.order("rollout", "app_servers", "--resume", "--exec", fleet.command)
+        assert said.code == 0, said.err
+        assert all(fleet.pid(endpoint) != before[endpoint] for endpoint in fleet.endpoints)

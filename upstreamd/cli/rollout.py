@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask, order
 from upstreamd.cli.command import Arguments, Command, declare_configuration, number, period
@@ -159,6 +160,8 @@ def _with(journal: Journal, config: Config, arguments: Arguments) -> int:
     rise = next(each.health.rise for each in config.services if each.name == service)
     setting = Setting(admin, journal, rise, config.consul, _speaker(arguments))
     if left is not None and arguments.resume:
+        if arguments.exec is not None and left.driver["name"] == "exec":
+            left.driver["command"] = arguments.exec  # mended, after it had failed
         rollout = resumed(left, setting)
     else:
         rollout = begun(service, _driver(arguments), _options(arguments), setting)
@@ -172,6 +175,7 @@ def _carried_out(rollout: Rollout, arguments: Arguments) -> int:
     """The rollout to its end, or to where it stops."""
     from upstreamd.rollout.stop import StopError, UsageError
 
+    signal.signal(signal.SIGTERM, _interrupted)  # a cancelled job shall not leave a command running
     try:
         rollout.run()
     except (StopError, UsageError, KeyboardInterrupt) as error:
@@ -190,6 +194,10 @@ def _carried_out(rollout: Rollout, arguments: Arguments) -> int:
     return _told(
         arguments, {**told, "result": "done"}, f"{arguments.service}: {told['updated']} of {told['of']} updated"
     )
+
+
+def _interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _driver(arguments: Arguments) -> dict[str, Any]:
