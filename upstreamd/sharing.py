@@ -104,7 +104,9 @@ class Partnership:
 
     def described(self, picture: Picture) -> Picture:
         """The picture with how this machine stands with the others."""
-        trouble = self._trouble or self.presence.trouble
+        trouble, general = self._trouble, f"orders are not shared with other machines: {self._trouble}"
+        if not trouble and self.presence.trouble:
+            trouble = general = f"orders are shared, but other machines do not see this one: {self.presence.trouble}"
         alarms = self._accords.alarms(troubled=bool(self._trouble))
         for name, sentence in self.presence.alarms().items():
             alarms.setdefault(name, []).append(sentence)
@@ -118,7 +120,7 @@ class Partnership:
             trouble,
             (self._since if self._trouble else self.presence.troubled_since) if trouble else 0.0,
             self._accords.alone(),
-            (f"orders are not shared with other machines: {trouble}",) if trouble else (),
+            (general,) if trouble else (),
             self.presence.peers,
         )
         return replace(picture, services=services, sharing=sharing)

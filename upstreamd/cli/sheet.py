@@ -81,7 +81,7 @@ def _sharing(document: Document, now: datetime) -> list[str]:
         return []
     if not sharing["ok"]:
         since = _since(sharing["since"], now)
-        return [f"{ALARM}orders have not been shared for {since}: {printable(sharing['error'])}"]
+        return [f"{ALARM}trouble with other machines for {since}: {printable(sharing['error'])}"]
     others = ", ".join(printable(peer) for peer in peers)
     return [f"orders are shared by {printable(sharing['node'])} with {others or 'nobody: no other machine is alive'}"]
 

@@ -20,7 +20,7 @@ def gauges(picture: Picture, offset: float, max_instances: int) -> Iterator[Metr
     if picture.sharing is not None:
         yield _single(
             "upstreamd_orders_shared",
-            "1 while orders are shared, 0 while they hold here alone.",
+            "1 while orders are shared and others see this machine.",
             not picture.sharing.error,
         )
         yield _single("upstreamd_peers", "Other machines that share their orders.", len(picture.sharing.peers))

@@ -22,7 +22,7 @@ from upstreamd.cli.ask import UnreachableError, ask
 from upstreamd.config import AdminSettings, Listen
 from upstreamd.model import NginxView, Outcome, OutcomeKind, Skipped, State
 from upstreamd.observe.status import status_document
-from upstreamd.picture import Picture
+from upstreamd.picture import Peer, Picture, Served, Sharing
 
 HOSTILE = "evil \x1b[2J\x1b]0;owned\x07 [bold]x[/bold]\n10.0.0.9:3000  healthy"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -67,6 +67,26 @@ async def test_discovered_text_cannot_forge_a_row(upstreamd: Run, configuration:
     assert "\x1b" not in ended.out
     assert not any(line.startswith("10.0.0.9") for line in ended.out.splitlines())
     assert r"evil \x1b[2J\x1b]0;owned\x07 [bold]x[/bold]\n10.0.0.9:3000" in ended.out
+
+
+async def test_it_tells_with_whom_orders_are_shared(upstreamd: Run, tmp_path: Path) -> None:
+    """The other machines by name; nobody; or what keeps them from sharing, and since when."""
+    peer = Peer("lb2", {"app": Served(DIGEST, 41, wall() - 60)}, {"app": 16.5})
+    told = [
+        (Sharing("lb1", peers=(peer,)), "orders are shared by lb1 with lb2"),
+        (Sharing("lb1"), "with nobody: no other machine is alive"),
+        (
+            Sharing("lb1", "no \x1b leader", wall() - 60, {"app": "a drain"}),
+            r"! trouble with other machines for 60s: no \x1b",
+        ),
+    ]
+    for sharing, sentence in told:
+        async with sidecar(lambda sharing=sharing: replace(seen(), sharing=sharing)) as listen:
+            path = write_configuration(tmp_path / "upstreamd.toml", listen)
+            assert sentence in (await upstreamd("status", "-c", str(path))).out
+            document = json.loads((await upstreamd("status", "--json", "-c", str(path))).out)
+            assert document["sharing"]["unshared"] == sharing.unshared
+            assert list(document["peers"]) == [peer.name for peer in sharing.peers]
 
 
 async def test_json_is_the_servers_document(upstreamd: Run, configuration: Path) -> None:
