@@ -294,7 +294,7 @@ class Marker:
         return Marker(match[1], int(match[2]), match[3]) if match else None
 
 
-_MARKER = re.compile(r"# upstreamd service=(\S{1,63}) generation=(\d{1,18}) sha256=([0-9a-f]{64})\n")
+_MARKER = re.compile(r"# upstreamd service=(\S{1,63}) generation=(\d{1,15}) sha256=([0-9a-f]{64})\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,7 @@ class Service {
 
   version([version, [serving, all]], split) {
     const node = make("span", "version");
-    const share = split[version] === undefined ? "" : `, ${split[version]} %`;
+    const share = Object.hasOwn(split, version) ? `, ${split[version]} %` : "";
     node.append(make("span", "", `${version}: ${serving} of ${all} serve${share} `));
     const press = button("Switch…", `Switch ${this.name} to ${version}`, () => askForSwitch(this.name, version));
     press.classList.add("order");
