@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def says(machine: Machine, *words: str) -> bool:
 
 
 async def test_an_order_on_one_machine_holds_on_both(nginx_binary: str, servers: list[Agent], tmp_path: Path) -> None:
-    """A drain on one drains on the other, which may undrain it; a switch on one switches both; no request fails."""
+    """A drain on one drains on the other, which may undrain it; a switch on one switches both, also
+    after a reload of the configuration; no request fails."""
     more = '[apply]\nstagger = "500ms"\n'
     pair = Pair(nginx_binary, tmp_path, servers[:2], prefix=f"test/{tmp_path.name}", more=more)
     async with apps("a", "b") as (a, b):
@@ -72,6 +74,11 @@ async def test_an_order_on_one_machine_holds_on_both(nginx_binary: str, servers:
             await one.order("rollback")
             for machine in (one, other):
                 await eventually(lambda each=machine: each.split() == {}, "both to be rolled back")
+            one.sidecar.signal(signal.SIGHUP)
+            await eventually(lambda: says(one, "the configuration was read again"), "a new configuration")
+            await other.drain(b)
+            for machine in (one, other):
+                await machine.eventually_drained(b)
             assert one.alarms() + other.alarms() == ""
 
 
