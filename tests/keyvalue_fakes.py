@@ -26,7 +26,7 @@ from upstreamd.standing import Standing
 
 class FakeKeyValue(HTTPServer):
     """Keys with indices, check-and-set, sessions and blocking queries. `after_write` is asked after a write was
-    committed whether its answer gets through."""
+    committed whether its answer gets through; keys with `hidden` in them are not shown."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +34,7 @@ class FakeKeyValue(HTTPServer):
         self.sessions: set[str] = set()
         self.index = 10
         self.after_write: Callable[[str], bool] = lambda _key: True
+        self.hidden = "nothing"
         self._opened = 0
         self._changed = asyncio.Condition()
         self.handler = self.api
@@ -91,7 +92,7 @@ class FakeKeyValue(HTTPServer):
             found = [
                 {"Key": key, "Value": base64.b64encode(value).decode(), "ModifyIndex": index, "Session": session}
                 for key, (value, index, session) in self.keys.items()
-                if key.startswith(prefix)
+                if key.startswith(prefix) and self.hidden not in key
             ]
             headers = {"X-Consul-Index": str(self.index)}
             return web.json_response(found, status=200 if found else 404, headers=headers)

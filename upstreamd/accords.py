@@ -83,6 +83,10 @@ class Accords:
         self._records[service] = replace(record, order=order, unshared=what, since=since, lost="")
         self._too_large.pop(service, None)
 
+    def base(self, service: str) -> int:
+        """The index that an order written now may replace."""
+        return self._records[service].index
+
     def document(self, service: str) -> tuple[bytes, int] | None:
         """What is to be written, and the index that it may replace; None where it is too large, which is said."""
         record = self._records[service]

@@ -145,9 +145,11 @@ class Partnership:
         self._ordered.clear()
         refused: DiscoveryError | None = None
         writing = self._accords.unwritten if self._read else ()
+        in_vain: dict[str, int] = {}
         try:
             for service in writing:
-                await self._write(service)
+                if not await self._write(service):
+                    in_vain[service] = self._accords.base(service)
         except DiscoveryError as error:
             refused = error  # a token may read and not write: look in any case
         try:
@@ -156,6 +158,7 @@ class Partnership:
                 self._take(listing)
             if refused is not None:
                 raise refused
+            self._check(in_vain)
         except DiscoveryError as error:
             self._index, self._read = 0, False
             self._failed(str(error))
@@ -163,11 +166,20 @@ class Partnership:
         if not self._accords.unwritten:
             self._recovered()
 
-    async def _write(self, service: str) -> None:
-        """Write the orders of this service, unless another machine has meanwhile: what is read next tells."""
+    async def _write(self, service: str) -> bool:
+        """Write the orders of this service; False where another machine has meanwhile, which is read next."""
         document = self._accords.document(service)
-        if document is not None:
-            await self._store.write(f"orders/{service}", document[0], index=document[1])
+        return document is None or await self._store.write(f"orders/{service}", document[0], index=document[1])
+
+    def _check(self, in_vain: Mapping[str, int]) -> None:
+        """Raises DiscoveryError where Consul took no write on this base, and then showed no change that says why."""
+        for service, base in in_vain.items():
+            if service in self._accords.unwritten and self._accords.base(service) == base:
+                raise DiscoveryError(
+                    f"{self._store.shown} does not take {self._store.prefix}/orders/{service}, and shows no change;"
+                    " may the token read what it writes?",
+                    kind="denied",
+                )
 
     async def _listing(self, index: int) -> Listing | None:
         """Every key; with an index, once they have changed. None where an order came in between."""

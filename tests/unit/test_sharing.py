@@ -181,3 +181,19 @@ async def test_what_strangers_write_among_the_machines_is_left_out(store: FakeKe
         await settled(one, other)
         one.drain("10.0.0.1")
         await until(lambda: other.drained == {"10.0.0.1"}, "an order to arrive")
+
+
+async def test_a_store_that_hides_what_it_refuses_is_told_and_not_hammered(store: FakeKeyValue) -> None:
+    """A token that may not read a key sees none: the order holds here, the sentence says so, and tries are spaced."""
+    async with SharingMachine(store, "lb2").sharing() as other:
+        other.drain("10.0.0.9")
+        await settled(other)
+    store.hidden = "orders"
+    async with SharingMachine(store, "lb1").sharing() as one:
+        one.drain("10.0.0.1")
+        await until(lambda: "may the token read what it writes?" in one.trouble, "the sentence")
+        assert one.drained == {"10.0.0.1"}
+        writes = sum(request.method == "PUT" and "orders" in request.path for request in store.requests)
+        assert writes < 10
+        store.hidden = "nothing"
+        await until(lambda: one.drained == {"10.0.0.9"}, "the other's order to hold once it is seen")
