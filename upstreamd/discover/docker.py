@@ -30,6 +30,7 @@ from upstreamd.model import Answer, Clock, Instance, Skipped
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGQUIT})
 _SECOND_LOOK = 0.5  # seconds; the engine announces a pause or a death before its list shows it
+_MOST_NAMED = 5  # services that one sentence names
 _SURVIVED = 300.0  # seconds after which a container that still runs has survived its stop signal
 
 
@@ -221,10 +222,11 @@ class DockerDiscoverer:
                 continue
             bound = self._bound.get(container.label("service"))
             if bound is None:
-                service = shown(container.label("service"))
-                yield Skipped(
-                    container.shown, f"its label {SERVICE_LABEL} names {service}, which has no [docker] source"
+                service, names = shown(container.label("service")), ", ".join(sorted(self._bound)[:_MOST_NAMED])
+                reason = (
+                    f"its label {SERVICE_LABEL} names {service}, which has no [docker] source; those that have: {names}"
                 )
+                yield Skipped(container.shown, reason)
             else:
                 stopping = self._leaving.is_stopping(container.id)
                 yield instance(container, bound, self._listing.around, stopping=stopping)

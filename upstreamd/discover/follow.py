@@ -152,7 +152,8 @@ class _Follower:
             return
         self._skips_logged_at = now
         first = f"{skipped[0].entry}: {skipped[0].reason}"
-        _log.warning("%s: %d of the entries are left out, the first is %s", self.state.name, len(skipped), first)
+        many = f"{len(skipped)} entries are left out, the first is" if len(skipped) > 1 else "an entry is left out,"
+        _log.warning("%s: %s %s", self.state.name, many, first)
 
 
 def _still_fed(saved: Snapshot | None, services: frozenset[str]) -> Snapshot | None:

@@ -80,7 +80,8 @@ def verdict(members: Iterable[Member], view: ServiceView, *, pending: bool) -> s
         place = f"{place}, once nginx has confirmed a first configuration"
     elif pending:
         place = f"{place}, once the change under way is applied"
-    return f"{member.instance.endpoint} is {place}: {member.state}, {member.reason}"
+    said = member.reason if member.reason.startswith(f"{member.state} ") else f"{member.state}, {member.reason}"
+    return f"{member.instance.endpoint} is {place}: {said}"
 
 
 def _probing(probing: Probing, moments: Moments) -> dict[str, object]:

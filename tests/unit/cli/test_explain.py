@@ -77,6 +77,15 @@ async def test_a_healthy_one_tells_what_takes_it_out(upstreamd: Run, tmp_path: P
     assert "1 of the 3 failures in a row that take it out" in ended.out
 
 
+async def test_a_reason_that_says_the_state_is_not_led_by_it(upstreamd: Run, tmp_path: Path) -> None:
+    """An instance that somebody drained is told as that, once."""
+    drained = member(state=State.DRAINED, reason="drained by alice")
+    async with sidecar(lambda: picture(drained), more={"probing": probing(Health(Status.HEALTHY))}) as listen:
+        path = write_configuration(tmp_path / "upstreamd.toml", listen)
+        ended = await upstreamd("explain", "app", INSTANCE, "-c", str(path))
+    assert "10.0.0.1:3000 is out of rotation: drained by alice" in ended.out
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
