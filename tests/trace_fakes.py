@@ -12,12 +12,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector(http.server.ThreadingHTTPServer):
-    """Keeps every span that is posted to /v1/traces. Closed, it refuses; opened, it listens where it did before."""
+    """Keeps every span that is posted to /v1/traces. It has its port from the start, and refuses until it listens."""
 
     daemon_threads = True
 
-    def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Requests)
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Requests, bind_and_activate=False)
+        self.server_bind()
         self.spans: list[Span] = []
         self.resources: list[dict[str, str]] = []
 
@@ -54,9 +55,10 @@ class _Requests(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def collecting(port: int = 0) -> Iterator[Collector]:
+def collecting(collector: Collector | None = None) -> Iterator[Collector]:
     """A collector that listens, ended at the end."""
-    collector = Collector(port)
+    collector = collector or Collector()
+    collector.server_activate()
     thread = threading.Thread(target=collector.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
