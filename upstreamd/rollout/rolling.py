@@ -144,8 +144,8 @@ class Rolling:
         self._enter(part, UPDATING)
         running = Running(self._options.timeout)
         with ThreadPoolExecutor(len(part)) as pool:
-            under_way = [pool.submit(self._change_one, entry, running) for entry in part]
             try:
+                under_way = [pool.submit(self._change_one, entry, running) for entry in part]
                 for each in under_way:
                     each.result()
             except BaseException:

@@ -31,6 +31,7 @@ class Running:
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
         self._live: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
 
     def run(self, words: Sequence[str], tell: Tell, started: Callable[[Process], None] | None = None) -> str:
         """Run a command to its end, in a session of its own, and return what it printed (1 MiB at most); each line is
@@ -47,6 +48,8 @@ class Running:
         except (OSError, ValueError) as error:
             raise StopError(f"`{words[0]}` cannot be started: {getattr(error, 'strerror', error)}") from error
         self._live.add(process)
+        if self._stopped:
+            self.stop()  # it came while this one was being started
         printed: list[str] = []
         reader = threading.Thread(target=_read, args=(process.stdout, tell, printed), daemon=True)
         reader.start()
@@ -69,7 +72,8 @@ class Running:
         return "\n".join(printed)
 
     def stop(self) -> None:
-        """End everything that runs."""
+        """End everything that runs, and whatever is started later."""
+        self._stopped = True
         for process in list(self._live):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
