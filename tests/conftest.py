@@ -149,8 +149,23 @@ _COMPONENTS: dict[str, tuple[Callable[[], str], str]] = {
 }
 
 
+_ENGINE = ("docker", "compose", "swarm")
+
+
 def _skips_forbidden() -> bool:
     return os.environ.get("CI") == "true" or os.environ.get("UPSTREAMD_FORBID_SKIPS") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What uses the Docker engine runs in one process, one after the other, and first: a swarm that is begun or left
+    takes the engine's networks away from others for a moment. The rest stays together by file."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("engine" if _uses_engine(item) else item.path.stem))
+    items.sort(key=lambda item: not _uses_engine(item))
+
+
+def _uses_engine(item: pytest.Item) -> bool:
+    return any(component in _ENGINE for marker in item.iter_markers("real") for component in marker.args)
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures, which would fail in their own words

@@ -21,7 +21,7 @@ from tests.real.nginx_harness import free_port, get, wait_until
 from tests.real.sidecar_harness import Load
 
 REPOSITORY = Path(__file__).parents[2]
-UP_WITHIN = 60.0
+UP_WITHIN = 100.0
 """Seconds in which containers start and what they say reaches nginx, on a busy machine."""
 
 pytestmark = [pytest.mark.real("compose"), pytest.mark.timeout(300)]
@@ -133,7 +133,10 @@ def stack() -> Iterator[Stack]:
         yield stack
     finally:
         try:
-            sys.stdout.write(stack.compose("logs", "--no-color", "--tail", "200", "upstreamd", "engine-gate", "seed"))
+            sys.stdout.write(
+                stack.compose("logs", "--no-color", "--tail", "200", "upstreamd", "engine-gate", "seed", "consul")
+            )
+            sys.stdout.write(stack.compose("ps", "--all"))
         finally:
             stack.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
 
