@@ -2,8 +2,8 @@
 
     .venv/bin/python bench/rollout.py [--rounds 6] [--down 1] [--only reload,resolve,haproxy,caddy,traefik]
 
-GET and POST drawn at random over kept-alive clients; a request takes 20 ms, an instance is down for a second. Every way
-is run drained, as its own procedure has it, and not drained: the instance closes its port and connections at once.
+GET and POST drawn at random by 32 kept-alive clients; a request takes 20 ms, an instance is down for a second. Every
+way is run drained, as its own procedure has it, and not drained: the instance closes its port and connections at once.
 
 reload   nginx beside upstreamd, health every 0.5 s, rise 2, fall 2, with what is shipped in nginx/ (passive evidence
          included). Drained: `upstreamd rollout --exec`, which runs a small script for each instance
@@ -25,6 +25,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import shutil
 import statistics
 import sys
@@ -40,7 +41,7 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.fleet import Instance, Load, fleet
+from bench.fleet import Instance, fleet
 from bench.passive import stage
 from tests.conftest import find_nginx
 from tests.real.nginx_harness import free_port
@@ -49,12 +50,56 @@ from tests.real.sidecar_harness import Sidecar, beside, eventually
 
 HERE = Path(__file__).parent
 RATE = 500.0
+CLIENTS = 32
 SIZE = 6
 TAKES = 0.02
 SHELL = 18
 """Drains from the shell that are timed."""
 ASK = "import socket,sys;s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[1]);s.send(sys.argv[2].encode());s.recv(9)"
 """What the update of one instance runs: it asks this process for the restart, and waits until that is done."""
+
+
+class Clients:
+    """So many clients with a connection of its own each, which together send 500 requests a second while they are
+    answered; GET or POST is drawn for each."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.sent = 0
+        self.failed: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Clients]:
+        """Send until the block is left; what is under way is waited for."""
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as clients:
+            for number in range(CLIENTS):
+                clients.create_task(self._client(number, stop))
+            try:
+                yield self
+            finally:
+                stop.set()
+
+    async def _client(self, number: int, stop: asyncio.Event) -> None:
+        pause = CLIENTS / RATE
+        due = time.monotonic() + pause * number / CLIENTS
+        chance = random.Random(number)  # noqa: S311 - the same draw every time
+        timeout = aiohttp.ClientTimeout(total=15)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1), timeout=timeout) as session:
+            while not stop.is_set():
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                due = max(due + pause, time.monotonic())
+                await self._one(session, chance.choice(["GET", "POST"]))
+
+    async def _one(self, session: aiohttp.ClientSession, method: str) -> None:
+        self.sent += 1
+        try:
+            async with session.request(method, self.url, data=b"x" * 100 if method == "POST" else None) as answer:
+                await answer.read()
+                if answer.status != 200:
+                    self.failed.append(f"{method} {answer.status}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.failed.append(f"{method} {type(error).__name__}")
 
 
 @dataclass
@@ -365,7 +410,7 @@ async def measured(name: str, how: str, options: argparse.Namespace) -> Outcome:
             for each in instances:
                 each.takes = TAKES
             async with STAGES[name](root, instances) as way:
-                load = Load(way.url, RATE)
+                load = Clients(way.url)
                 async with load.running():
                     await asyncio.sleep(1)
                     load.failed.clear()
