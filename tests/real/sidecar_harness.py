@@ -195,7 +195,7 @@ listen = "127.0.0.1:{self.admin}"
 dir = "{self.state}"
 [services.app_servers]
 output = "{nginx.output}"
-allow = ["127.0.0.0/8", "172.16.0.0/12"]
+allow = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
 {service}
 [services.app_servers.health]
 interval = "200ms"
