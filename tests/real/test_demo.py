@@ -159,7 +159,7 @@ def test_without_a_duration_it_stays_up_until_ctrl_c(demo: Callable[..., Demo]) 
     shown = demo()
     shown.until_said("/break")
     assert get(shown.port)[0] == 200
-    for path in ("/v1/status", "/metrics"):
+    for path in ("/", "/metrics"):
         address = re.search(rf"http://127\.0\.0\.1:(\d+){path}$", shown.said, re.MULTILINE)
         assert address is not None
         assert get(int(address[1]), path)[0] == 200
