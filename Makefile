@@ -30,7 +30,7 @@ demo: environment
 test: check pytest
 
 pytest: environment-dev
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: environment-dev
 	.venv/bin/python -m ruff format --check .

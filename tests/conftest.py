@@ -7,15 +7,18 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 # Containers that tests start are removed by the fixtures that started them: no housekeeping image is fetched.
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
@@ -149,23 +152,37 @@ _COMPONENTS: dict[str, tuple[Callable[[], str], str]] = {
 }
 
 
-_ENGINE = ("docker", "compose", "swarm")
+_ENGINE = re.compile(r'real\("(docker|compose|swarm)"\)')
 
 
 def _skips_forbidden() -> bool:
     return os.environ.get("CI") == "true" or os.environ.get("UPSTREAMD_FORBID_SKIPS") == "1"
 
 
+@functools.cache
+def _use_engine() -> frozenset[str]:
+    """The files, relative to the repository, whose tests need the Docker engine more than for a container or two."""
+    root = Path(__file__).parents[1]
+    found = (path for path in (root / "tests" / "real").glob("test_*.py") if _ENGINE.search(path.read_text()))
+    return frozenset(str(path.relative_to(root)) for path in found)
+
+
+class _OneEngine(LoadFileScheduling):
+    """A process for each file, and one for all that use the Docker engine: a swarm that is begun or left takes the
+    engine's networks away from others for a moment."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "engine" if file in _use_engine() else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return _OneEngine(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses the Docker engine runs in one process, one after the other, and first: a swarm that is begun or left
-    takes the engine's networks away from others for a moment. The rest stays together by file."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("engine" if _uses_engine(item) else item.path.stem))
-    items.sort(key=lambda item: not _uses_engine(item))
-
-
-def _uses_engine(item: pytest.Item) -> bool:
-    return any(component in _ENGINE for marker in item.iter_markers("real") for component in marker.args)
+    """What uses the engine comes first, since it takes longest."""
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in _use_engine())
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures, which would fail in their own words
