@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -15,8 +14,7 @@ NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "
 @pytest.mark.parametrize(("file", "name"), NAMED, ids=lambda part: part)
 def test_a_test_that_the_page_names_exists(file: str, name: str) -> None:
     """What the page calls proved by a test is proved by a test of that name in that file."""
-    tree = ast.parse((ROOT / file).read_text())
-    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(), re.MULTILINE)
 
 
 def test_every_row_names_a_test() -> None:
