@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from upstreamd.model import Endpoint
+from upstreamd.replacement import replace_file
 
 log = logging.getLogger("upstreamd.history")
 
@@ -188,7 +187,10 @@ class History:
         if self._path is None:
             return
         try:
-            _replace(self._path, msgspec.json.encode(_File(VERSION, self._servers, list(self._known))))
+            content = msgspec.json.encode(_File(VERSION, self._servers, list(self._known)))
+            # not synced, which would hold up the probes at each apply: what a power cut may spoil is put aside at the
+            # next start, and nothing is served by it
+            replace_file(self._path, content, synced=False)
             self._complained = False
         except OSError as error:
             if not self._complained:
@@ -223,17 +225,3 @@ def _checked(file: _File) -> _File:
 
 def _lines(generation: Generation) -> int:
     return sum(len(change.added) + len(change.removed) for change in generation.services.values())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Not synced to the disk, which would hold up the probes at each apply: what a power cut may spoil is put aside at
-    the next start, and nothing is served by it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".history-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ import msgspec
 from upstreamd.agreement import Memory
 from upstreamd.decide import EVERY, Drain, Split, Turn, Versions
 from upstreamd.model import RANK, Clock, Endpoint, Instance, Marker, Server, Snapshot, Upstream
+from upstreamd.replacement import replace_file
 
 log = logging.getLogger("upstreamd.state")
 
@@ -149,7 +148,7 @@ class StateFile:
         file = _File(VERSION, saved.generation, sources, upstreams, owners, drains, versions, saved.sharing)
         content = msgspec.json.encode(file)
         try:
-            _replace(self._path, content)
+            replace_file(self._path, content, synced=True)
             self._complained = False
         except OSError as error:
             if not self._complained:
@@ -245,17 +244,3 @@ def marker_on_disk(path: str) -> Marker | None:
             return Marker.read(file.read(MARKER_BYTES))
     except OSError:
         return None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".state-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
