@@ -29,6 +29,7 @@ class FakeDns(asyncio.DatagramProtocol):
         self.asked: list[tuple[str, str]] = []
         self.over_tcp = 0
         self.silent = False
+        self.mute = ""  # names that begin so get no answer
         self.spoil: Callable[[bytes], bytes] = bytes
         self.port = 0
         self._udp_bytes = udp_bytes
@@ -76,6 +77,8 @@ class FakeDns(asyncio.DatagramProtocol):
         if self.silent or self._transport is None:
             return
         response = self._answer(data)
+        if self.mute and str(response.question[0].name).startswith(self.mute):
+            return
         wire = response.to_wire(max_size=65535)
         if len(wire) > self._udp_bytes:
             response.flags |= dns.flags.TC

@@ -17,6 +17,7 @@ from upstreamd.errors import DiscoveryError
 from upstreamd.model import Answer, Endpoint, Instance, Skipped
 
 _AT_ONCE = 16  # questions under way; the targets of SRV records may be many
+_ROUND = 6.0  # times the deadline of one name within which a whole round has to end, however many targets are silent
 
 
 class _Target(NamedTuple):
@@ -29,12 +30,13 @@ class _Target(NamedTuple):
 @dataclass(slots=True)
 class _Round:
     """What one round of questions found; `ttl` is the shortest of all, in seconds, `looked_up` the addresses of SRV
-    targets that had to be asked for."""
+    targets that had to be asked for, `asked_for` how many those are as soon as that is known."""
 
     addresses: list[tuple[str, str]] = field(default_factory=list)  # name, address
     targets: list[_Target] = field(default_factory=list)
     missing: list[Skipped] = field(default_factory=list)
     looked_up: dict[str, list[str]] = field(default_factory=dict)
+    asked_for: int = 0
     ttl: float = math.inf
 
 
@@ -62,7 +64,7 @@ class DnsDiscoverer:
         wait, self._wait = self._wait, 0.0
         await asyncio.sleep(wait)
         found = await self._asked()
-        bounded(len(found.addresses) + len(found.targets), f"DNS, asked for {', '.join(self._source.names)},")
+        bounded(len(found.addresses) + len(found.targets), self._whom)
         instances, skipped = answered(_admitted(found, self._binding))
         self._wait = min(max(found.ttl, self._source.min_interval), self._source.max_interval)
         missing = tuple(found.missing)
@@ -72,8 +74,14 @@ class DnsDiscoverer:
     async def close(self) -> None:
         """Nothing is held between calls."""
 
+    @property
+    def _whom(self) -> str:
+        first, *others = self._source.names
+        return f"DNS, asked for {first}{f' and {len(others)} more' if others else ''},"
+
     async def _asked(self) -> _Round:
-        """Everything that the names resolve to. One failure is a failure of all: half the truth takes instances out."""
+        """Everything that the names resolve to. One failure is a failure of all, and so is a round that does not end in
+        time: half the truth takes instances out."""
         resolvers = Resolvers(self._source.resolver, self._source.timeout)
         found = _Round()
         turns = asyncio.Semaphore(_AT_ONCE)
@@ -86,7 +94,13 @@ class DnsDiscoverer:
 
         services = self._source.type == "SRV"
         ask = self._ask_services if services else self._ask_addresses
-        await _all(ask(name, find, found) for name in self._source.names)
+        within = _ROUND * self._source.timeout
+        try:
+            async with asyncio.timeout(within):
+                await _all(ask(name, find, found) for name in self._source.names)
+        except TimeoutError as error:
+            reason = f"{self._whom} has not answered everything within {within:g}s, and a part is no answer; do SRV"
+            raise DiscoveryError(f"{reason} records name hosts whose servers are silent?", kind="timeout") from error
         self._targets = found.looked_up  # those of this round alone, for a zone may name others each time
         return found
 
@@ -106,7 +120,9 @@ class DnsDiscoverer:
             found.missing.append(Skipped(f"name {shown(name)}", reason))
         addresses = self._brought(answer, found)
         lacking = sorted({service.target for service in services} - addresses.keys())
-        bounded(len(lacking), f"DNS, asked for SRV {name},")
+        bounded(len(services), self._whom)
+        found.asked_for += len(lacking)
+        bounded(found.asked_for, self._whom)
 
         async def look_up(target: str) -> None:
             try:
@@ -121,6 +137,8 @@ class DnsDiscoverer:
 
         await _all(look_up(target) for target in lacking)
         found.looked_up |= {target: addresses[target] for target in lacking}
+        # before they are put together: every record may name one target of many addresses
+        bounded(len(found.targets) + sum(len(addresses[service.target]) for service in services), self._whom)
         found.targets += [_Target(service, address) for service in services for address in addresses[service.target]]
 
     async def _addresses(self, name: str, find: Callable[[str, str], Awaitable[Found]]) -> tuple[list[str], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tracemalloc
 
 import pytest
 from dns_fakes import FakeDns, PreparedDns
@@ -211,6 +212,38 @@ async def test_a_resolver_that_is_not_there_is_unreachable() -> None:
     async with FakeDns() as server:
         pass
     assert (await failure_of(server, timeout=30.0)).kind == "unreachable"
+
+
+async def test_a_round_ends_however_many_targets_are_silent() -> None:
+    """SRV records that name hundreds of silent hosts are a failure soon, which leaves the known set as it was."""
+    async with FakeDns() as server:
+        server.mute = "silent"
+        server.zone = {("app", "SRV"): ["1 1 80 a", "1 1 80 b"], ("a", "A"): ["10.0.0.1"], ("b", "A"): ["10.0.0.2"]}
+        async with followed(source(server, kind="SRV", timeout=0.3)) as seen:
+            await seen.until(lambda state: state.ok, "the answer")
+            known = seen.instances
+            server.zone["app", "SRV"] = ["1 1 80 a", *(f"1 1 80 silent{number}" for number in range(1000))]
+            state = await seen.until(lambda state: "has not answered everything" in state.error, "the failure")
+            assert not state.ok
+            assert seen.instances == known
+            server.zone["app", "SRV"] = ["1 1 80 a"]
+            await seen.until(lambda state: state.ok, "the next answer")
+            assert {str(instance.endpoint) for instance in seen.instances} == {"10.0.0.1:80"}
+
+
+async def test_records_that_multiply_are_refused_before_they_do() -> None:
+    """A thousand records that name one host of a thousand addresses cost no memory for the million that they make."""
+    async with FakeDns() as server:
+        server.zone["app", "SRV"] = [f"1 1 {1000 + number} many" for number in range(1000)]
+        server.zone["many", "A"] = [f"10.0.{number // 250}.{number % 250}" for number in range(1000)]
+        asked = source(server, kind="SRV", timeout=20.0)
+        tracemalloc.start()
+        try:
+            with pytest.raises(DiscoveryError, match="names 1000000 instances"):
+                await asked.discover()
+            assert tracemalloc.get_traced_memory()[1] < 30_000_000
+        finally:
+            tracemalloc.stop()
 
 
 async def test_answers_to_other_questions_are_passed_over() -> None:
