@@ -19,13 +19,14 @@ from upstreamd.discover.pm2_process import Bound
 class FakePM2:
     """Answers getMonitorData with `processes`, and sends what it is told to everyone who listens to its events.
 
-    `reply` replaces the bytes that answer a question; None: the processes.
+    `reply` replaces the bytes that answer a question; None: the processes. An answer takes `slowness` seconds.
     """
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.processes: list[object] = []
         self.reply: bytes | None = None
+        self.slowness = 0.0
         self.lists = 0
         self._servers: list[asyncio.Server] = []
         self._writers: set[asyncio.StreamWriter] = set()
@@ -90,6 +91,7 @@ class FakePM2:
                     asked = json.loads(bytes(question).removeprefix(b"j:"))
                     assert asked == {"type": "call", "method": "getMonitorData", "args": [{}]}
                     self.lists += 1
+                    await asyncio.sleep(self.slowness)
                     body = b"j:" + json.dumps({"args": [self.processes]}).encode()
                     writer.write(self.reply if self.reply is not None else frame([body, identity]))
                     await writer.drain()

@@ -17,6 +17,33 @@ _log = logging.getLogger("upstreamd.discover")
 
 _SECOND_LOOK = 0.3  # seconds; a process is deleted without a word some time after its exit was told
 _BETWEEN_LISTS = 0.04  # seconds; applications can make PM2 tell anything, and as often as they like
+_PART = 0.05  # of the time that lists may take in the long run: PM2 has applications to look after
+_SAVED = 5.0  # seconds of lists that may follow each other after a quiet time, as in a reload
+_OWED = 30.0 * _PART  # beyond that nothing is owed: no pause is longer than 30 s
+
+
+class _Effort:
+    """What lists may cost: a part of the time, which is saved up to a limit while none is made."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._saved = _SAVED  # seconds of lists; less than none where more was taken
+        self._began = clock() - _BETWEEN_LISTS
+        self._ended = clock()
+
+    def began(self) -> None:
+        """A list is asked for."""
+        self._began = self._clock()
+        self._saved = min(_SAVED, self._saved + (self._began - self._ended) * _PART)
+
+    def ended(self) -> None:
+        """It has been read, or has failed."""
+        self._ended = self._clock()
+        self._saved = max(-_OWED, self._saved - (self._ended - self._began))
+
+    def pause(self) -> float:
+        """Seconds until the next list; none, or fewer, where it may be made."""
+        return max(self._began + _BETWEEN_LISTS, self._ended - self._saved / _PART) - self._clock()
 
 
 class PM2Discoverer:
@@ -38,7 +65,7 @@ class PM2Discoverer:
         self._clock = clock
         self._events: Events | None = None
         self._last = Answer(frozenset())
-        self._listed_at = 0.0
+        self._effort = _Effort(clock)
         self._due = 0.0
         self._told: frozenset[str] = frozenset()
 
@@ -53,7 +80,7 @@ class PM2Discoverer:
             if self._events is None:
                 # the stream before the list: what happens while the list is made is then not missed
                 self._events = await self._daemon.events()
-                return await self._listed(look_again=_SECOND_LOOK)
+                return await self._listed(self._events, look_again=_SECOND_LOOK)
             return await self._changed(self._events)
         except BaseException:
             self._drop_events()  # the next call opens another stream and lists
@@ -72,18 +99,23 @@ class PM2Discoverer:
         """The set once it is another one, or at the resync."""
         while self._clock() < self._due:
             if await events.told(self._due - self._clock()):
-                await asyncio.sleep(max(0.0, self._listed_at + _BETWEEN_LISTS - self._clock()))
                 before = self._last
-                answer = await self._listed(look_again=_SECOND_LOOK)
+                answer = await self._listed(events, look_again=_SECOND_LOOK)
                 if answer != before:
                     return answer
-        return await self._listed(look_again=self._resync)
+        return await self._listed(events, look_again=self._resync)
 
-    async def _listed(self, *, look_again: float) -> Answer:
-        self._listed_at = self._clock()
-        raw = await self._daemon.processes()
-        bounded(len(raw), self._daemon.shown)
-        found, skipped = answered(self._entries(raw))
+    async def _listed(self, events: Events, *, look_again: float) -> Answer:
+        while (pause := self._effort.pause()) > 0:
+            await asyncio.sleep(min(pause, _BETWEEN_LISTS))
+            await events.told(0.0)  # what nobody reads would pile up in PM2
+        self._effort.began()
+        try:
+            raw = await self._daemon.processes()
+            bounded(len(raw), self._daemon.shown)
+            found, skipped = answered(self._entries(raw))
+        finally:
+            self._effort.ended()
         self._last = Answer(found, skipped)
         self._due = self._clock() + min(look_again, self._resync)
         return self._last

@@ -12,6 +12,7 @@ from pm2_fakes import FakePM2, pm2_process
 from source_fakes import binding, endpoints, followed, only, until
 
 from upstreamd.config import PM2Daemon, PM2Source, parse
+from upstreamd.discover import pm2 as pm2_source
 from upstreamd.discover import pm2_daemon
 from upstreamd.discover.pm2 import PM2Discoverer
 from upstreamd.discover.pm2_frames import frame
@@ -231,6 +232,45 @@ async def test_an_application_that_forges_events_makes_few_lists(pm2: FakePM2) -
             pm2.tell()
             await asyncio.sleep(0)
         assert pm2.lists - lists <= 2 + (time.monotonic() - begin) / 0.04
+
+
+async def test_lists_that_take_long_are_made_seldom(pm2: FakePM2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a slow PM2 lists take a twentieth of the time, however often an application has it tell something; a change is
+    seen all the same."""
+    monkeypatch.setattr(pm2_source, "_SAVED", 0.2)
+    pm2.slowness = 0.2
+    pm2.processes = [pm2_process(0, 3000)]
+    begin = time.monotonic()
+    async with followed(source(pm2)) as seen:
+        await seen.until(lambda state: state.ok, "the first answer")
+        while time.monotonic() - begin < 3.0:
+            pm2.tell()
+            await asyncio.sleep(0.001)
+        assert pm2.lists <= 2 + (0.2 + (time.monotonic() - begin) / 20) / pm2.slowness
+        pm2.processes.append(pm2_process(1, 3001))
+        pm2.tell()
+        await until(lambda: len(seen.instances) == 2, "the change")
+
+
+def test_no_list_makes_the_next_one_wait_for_ever() -> None:
+    """However long a list took, the next one is made half a minute later at most; after a quiet time lists follow each
+    other at once."""
+    now = 0.0
+    effort = pm2_source._Effort(lambda: now)
+    assert effort.pause() <= 0
+    effort.began()
+    now += 600.0
+    effort.ended()
+    assert effort.pause() == pytest.approx(30.0)
+    now += 30.0
+    assert effort.pause() <= 0
+    now += 1000.0
+    for _ in range(24):  # a reload of many processes after a quiet time: each list follows the other
+        assert effort.pause() <= 0.04
+        now += 0.04
+        effort.began()
+        now += 0.2
+        effort.ended()
 
 
 async def test_a_deletion_that_nobody_tells_is_seen_soon(pm2: FakePM2) -> None:
