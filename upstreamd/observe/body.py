@@ -31,10 +31,13 @@ async def read_object(request: web.BaseRequest) -> dict[str, object]:
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise BodyError(415, "a body is not unpacked here; send it without Content-Encoding")
     body = bytearray()
-    while chunk := await request.content.readany():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise BodyError(413, f"a body may have {MAX_BODY} bytes")
+    try:
+        while chunk := await request.content.readany():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise BodyError(413, f"a body may have {MAX_BODY} bytes")
+    except ConnectionError as error:
+        raise BodyError(400, "the connection ended before the body did") from error
     if not body.strip():
         raise BodyError(400, "the body is empty; send a JSON object, {} where there is nothing to say")
     return _object(bytes(body))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -21,6 +24,7 @@ MAX_FIELD = 4096
 LINGER = 0.5
 """Seconds for which a body nobody asked for is read and dropped, so that its sender gets to see the answer."""
 
+_FULL = "the admin server carries out as many requests as it may; try again soon"
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::\d{1,5})?")
 
 
@@ -42,10 +46,29 @@ class Conversation(RequestHandler):
         return problem(status, "this is no HTTP request that can be understood, or a line of it is too long")
 
 
+class _Stage(IntEnum):
+    """How far a connection is; where one has to go, it is one of the lowest stage."""
+
+    SILENT = 0  # it has asked for nothing that it may have
+    ASKING = 1  # it has, and its body or the answer is on the way
+    BUSY = 2  # what it asks for is being done
+
+
+@dataclass(slots=True)
+class _Inside:
+    """A connection that was let in, and when it has to go at the latest."""
+
+    transport: asyncio.Transport
+    ends: asyncio.TimerHandle
+    stage: _Stage = _Stage.SILENT
+
+
 class Doorkeeper(web.Server):
     """Lets in a bounded number of connections, each for a bounded time (`patience`, seconds).
 
-    Where one too many comes, the oldest goes: those who hold connections open without asking are the oldest.
+    Where one too many comes, the oldest of those goes who have asked for nothing yet, else the oldest of those whose
+    answer is on its way. Nobody is shown out while what they ask for is being done: where all are at that, who comes is
+    turned away.
     """
 
     def __init__(
@@ -58,7 +81,7 @@ class Doorkeeper(web.Server):
         super().__init__(handler)
         self._patience = patience
         self._most = most
-        self._inside: dict[RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}
+        self._inside: dict[RequestHandler, _Inside] = {}
         self._streams: dict[RequestHandler, asyncio.Event] = {}
 
     def __call__(self) -> RequestHandler:
@@ -80,9 +103,26 @@ class Doorkeeper(web.Server):
         """
         if handler not in self._inside or len(self._streams) >= MAX_STREAMS:
             return None
-        self._inside.pop(handler)[1].cancel()
+        self._inside.pop(handler).ends.cancel()
         gone = self._streams[handler] = asyncio.Event()
         return gone
+
+    def admit(self, handler: RequestHandler) -> None:
+        """Knows that a connection asks for something that it may have."""
+        self._stands(handler, _Stage.ASKING)
+
+    @contextlib.contextmanager
+    def busy(self, handler: RequestHandler) -> Iterator[None]:
+        """While what a connection asks for is being done."""
+        self._stands(handler, _Stage.BUSY)
+        try:
+            yield
+        finally:
+            self._stands(handler, _Stage.ASKING)
+
+    def _stands(self, handler: RequestHandler, stage: _Stage) -> None:
+        if handler in self._inside:  # else it has gone meanwhile
+            self._inside[handler].stage = stage
 
     def end_streams(self) -> None:
         """Tells every answer that goes on to end."""
@@ -93,19 +133,33 @@ class Doorkeeper(web.Server):
         """Called by aiohttp for each new connection."""
         super().connection_made(handler, transport)
         if len(self._inside) >= self._most:
-            oldest, ends = self._inside.pop(next(iter(self._inside)))
-            ends.cancel()
-            oldest.abort()
+            first = min(self._inside, key=lambda each: self._inside[each].stage)  # of one stage the oldest is the first
+            if self._inside[first].stage is _Stage.BUSY:
+                transport.write(_turned_away())
+                transport.close()
+                return
+            shown_out = self._inside.pop(first)
+            shown_out.ends.cancel()
+            shown_out.transport.abort()
         ends = asyncio.get_running_loop().call_later(self._patience, transport.abort)
-        self._inside[handler] = (transport, ends)
+        self._inside[handler] = _Inside(transport, ends)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         """Called by aiohttp when a connection is gone."""
         if handler in self._inside:
-            self._inside.pop(handler)[1].cancel()
+            self._inside.pop(handler).ends.cancel()
         if handler in self._streams:
             self._streams.pop(handler).set()
         super().connection_lost(handler, exc)
+
+
+def _turned_away() -> bytes:
+    """The answer to a connection that is not even heard."""
+    said = problem(503, _FULL, {"Retry-After": "1", "Connection": "close"})
+    body = said.body if isinstance(said.body, bytes) else b""
+    said.headers["Content-Length"] = str(len(body))
+    head = [f"HTTP/1.1 503 {said.reason}", *(f"{name}: {value}" for name, value in said.headers.items()), "", ""]
+    return "\r\n".join(head).encode("ascii") + body
 
 
 def refusal(request: web.BaseRequest, names: tuple[str, ...]) -> tuple[int, str] | None:

@@ -137,5 +137,7 @@ class AdminServer:
         admitted = "" if route.open else self._guard.admit(request, changes=changes)
         if isinstance(admitted, web.Response):
             return admitted
+        self._door.admit(request.protocol)
         body = await read_object(request) if changes else {}
-        return await route.handle(Question(names, request.rel_url.query, request.headers, body, admitted))
+        with self._door.busy(request.protocol):
+            return await route.handle(Question(names, request.rel_url.query, request.headers, body, admitted))
