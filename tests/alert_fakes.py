@@ -77,6 +77,37 @@ class _Texts(http.server.BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
 
+class Drip(socketserver.ThreadingTCPServer):
+    """A webhook whose answer never ends: after `begin` it sends `piece` again and again, every `pause` seconds.
+    `left` is set once somebody has had enough of it."""
+
+    daemon_threads = True
+
+    def __init__(self, begin: bytes, piece: bytes, pause: float) -> None:
+        super().__init__(("127.0.0.1", 0), _Drops)
+        self.begin = begin
+        self.piece = piece
+        self.pause = pause
+        self.left = threading.Event()
+        self.ended = threading.Event()
+
+    def server_close(self) -> None:
+        """Ends those who are still dripping as well."""
+        self.ended.set()
+        super().server_close()
+
+
+class _Drops(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        assert isinstance(self.server, Drip)
+        try:
+            self.wfile.write(self.server.begin)
+            while not self.server.ended.wait(self.server.pause):
+                self.wfile.write(self.server.piece)
+        except OSError:
+            self.server.left.set()
+
+
 @contextlib.contextmanager
 def serving(server: socketserver.BaseServer) -> Iterator[int]:
     """The server at work; its port."""

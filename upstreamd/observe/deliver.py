@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import json
 import logging
 import smtplib
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from email.message import EmailMessage
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from upstreamd.config import AlertSettings
@@ -37,7 +37,7 @@ MOST_WAITING = 20
 """Messages that wait for a receiver who does not answer; the oldest is dropped, and said so."""
 _PORTS = {"smtp": 25, "smtps": 465}
 _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
-_CONNECTIONS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 
 
 class UndeliveredError(UpstreamdError):
@@ -83,11 +83,11 @@ class Alerting:
             if self._settings.webhook or self._settings.webhook_file:
                 ways.append(self._tried(post, message))
             if self._settings.mail_server:
-                ways.append(self._tried(mail, message))
+                ways.append(self._tried(_mailed, message))
             await asyncio.gather(*ways)
 
-    async def _tried(self, way: Callable[[Message, AlertSettings], None], message: Message) -> None:
-        """Several tries, with growing pauses, in a thread; then the log has it."""
+    async def _tried(self, way: Callable[[Message, AlertSettings], Awaitable[None]], message: Message) -> None:
+        """Several tries, with growing pauses; then the log has it."""
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UndeliveredError),
             wait=wait_random_exponential(multiplier=1, max=30),
@@ -95,9 +95,13 @@ class Alerting:
             reraise=True,
         )
         try:
-            await retrying(_beside, way, message, self._settings)
+            await retrying(way, message, self._settings)
         except UndeliveredError as error:
             log.error("an alert could not be delivered: %s", error)  # noqa: TRY400 - the sentence says all there is
+
+
+async def _mailed(message: Message, settings: AlertSettings) -> None:
+    await _beside(mail, message, settings)
 
 
 async def _beside(way: Callable[[Message, AlertSettings], None], message: Message, settings: AlertSettings) -> None:
@@ -132,23 +136,34 @@ async def _beside(way: Callable[[Message, AlertSettings], None], message: Messag
         raise UndeliveredError(f"it took longer than {LONGEST:g}s") from error
 
 
-def post(message: Message, settings: AlertSettings) -> None:
-    """Send to the webhook, as `{"text": ...}`; blocks at most some `PATIENCE`. Raises UndeliveredError."""
+async def post(message: Message, settings: AlertSettings) -> None:
+    """Send to the webhook, as `{"text": ...}`, within `LONGEST` altogether. Of the answer only the status is read; no
+    redirect is followed, for the text is for this host alone. Raises UndeliveredError."""
+    body = json.dumps({"text": _without_markup(f"{message.subject}\n{message.text}")}).encode()
     try:
-        url = urlsplit(settings.webhook or Path(settings.webhook_file).read_text(encoding="utf-8").strip())
-        if url.scheme not in _CONNECTIONS or not url.hostname:
-            raise UndeliveredError(f"{settings.webhook_file} holds no URL; write one line into it")
-        connection = _CONNECTIONS[url.scheme](url.hostname, url.port, timeout=PATIENCE)
-        body = json.dumps({"text": _without_markup(f"{message.subject}\n{message.text}")})
-        with contextlib.closing(connection):
-            target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
-            connection.request("POST", target, body.encode(), {"Content-Type": "application/json"})
-            status = connection.getresponse().status  # a redirect is not followed: the text is for this host alone
-    except (OSError, ValueError, http.client.HTTPException) as error:
+        url = _webhook(settings)
+        deadline = aiohttp.ClientTimeout(total=LONGEST, sock_connect=PATIENCE, sock_read=PATIENCE)
+        async with (
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=deadline, trust_env=False) as session,
+            session.post(url, data=body, headers=_HEADERS, allow_redirects=False) as response,
+        ):
+            status = response.status
+    except TimeoutError as error:
+        raise UndeliveredError("the webhook did not answer in time; look at alerts.webhook") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__  # the URL is a secret: str() might have it
         raise UndeliveredError(f"the webhook cannot be reached: {reason}; look at alerts.webhook") from error
     if not 200 <= status < 300:
         raise UndeliveredError(f"the webhook answered {status}; look at alerts.webhook")
+
+
+def _webhook(settings: AlertSettings) -> str:
+    """The URL. Raises OSError, ValueError and UndeliveredError where the file has none."""
+    url = settings.webhook or Path(settings.webhook_file).read_text(encoding="utf-8").strip()
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise UndeliveredError(f"{settings.webhook_file} holds no URL; write one line into it")
+    return url
 
 
 def _without_markup(text: str) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.alert_fakes import Chat, Mailbox, serving
+from tests.alert_fakes import Chat, Drip, Mailbox, serving
 from tests.check_harness import until
 from tests.unit.observe.pictures import member, picture
 from upstreamd.config import AlertSettings
 from upstreamd.model import NginxView, Outcome, OutcomeKind, SourceState, State
+from upstreamd.observe import deliver
 from upstreamd.observe.alarm import Alarm, alarms
 from upstreamd.observe.alert import Alerts, Flaps
 from upstreamd.observe.deliver import Alerting, Message, UndeliveredError, mail, post
@@ -174,25 +175,62 @@ def test_a_password_is_not_sent_in_the_clear(tmp_path: Path) -> None:
     assert len(box.letters) == 1
 
 
-def test_what_an_app_says_calls_nobody_in_the_chat() -> None:
+async def test_what_an_app_says_calls_nobody_in_the_chat() -> None:
     """A label that would be a mention or a link in Slack arrives as the text that it is."""
     chat = Chat()
     with serving(chat) as port:
-        post(
+        await post(
             Message("s", "left out: '<!channel>' & '<http://evil/|fix>'"),
             AlertSettings(webhook=f"http://127.0.0.1:{port}/"),
         )
     assert chat.texts == ["s\nleft out: '&lt;!channel&gt;' &amp; '&lt;http://evil/|fix&gt;'"]
 
 
-def test_a_webhook_that_cannot_be_reached_does_not_give_its_url_away() -> None:
+async def test_a_webhook_that_cannot_be_reached_does_not_give_its_url_away() -> None:
     """The URL of a webhook is a secret, so the sentence for the log names the key instead."""
     with serving(Chat()) as port:
         pass
     with pytest.raises(UndeliveredError) as raised:
-        post(Message("s", "t"), AlertSettings(webhook=f"http://127.0.0.1:{port}/secret"))
+        await post(Message("s", "t"), AlertSettings(webhook=f"http://127.0.0.1:{port}/secret"))
     assert "alerts.webhook" in str(raised.value)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece", "pause"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.1),
+        (b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n", 0.1),
+        (b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n" * 1000, 0.0),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x" * 65536, 0.0),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.1),
+    ],
+    ids=["drips a line", "drips headers", "pours headers", "pours a header", "drips promises"],
+)
+async def test_a_webhook_that_never_ends_is_left(
+    begin: bytes, piece: bytes, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slowly or fast an answer goes on, its connection ends at the deadline at the latest."""
+    monkeypatch.setattr(deliver, "LONGEST", 1.5)
+    monkeypatch.setattr(deliver, "TRIES", 1)
+    endless = Drip(begin, piece, pause)
+    sick = picture(member(state=State.UNHEALTHY))
+    with serving(endless) as port:
+        settings = AlertSettings(webhook=f"http://127.0.0.1:{port}/hook", after=0.0)
+        stage = asyncio.create_task(Alerting(settings, lambda: sick, time.monotonic).run())
+        try:
+            await until(endless.left.is_set)
+        finally:
+            stage.cancel()
+            await asyncio.wait([stage])
+
+
+async def test_an_endless_body_costs_nothing() -> None:
+    """What follows the status is not read: the message has arrived, and the connection ends."""
+    endless = Drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536, 0.0)
+    with serving(endless) as port:
+        await post(Message("s", "t"), AlertSettings(webhook=f"http://127.0.0.1:{port}/"))
+        await until(endless.left.is_set)
 
 
 async def test_what_stands_reaches_the_chat_in_spite_of_a_failing_try() -> None:
