@@ -18,7 +18,8 @@ CONFIRMED = (OutcomeKind.APPLIED, OutcomeKind.UNCHANGED)
 
 def endpoints(*upstreams: Upstream | None) -> frozenset[Endpoint]:
     """The endpoints of all servers of these."""
-    return frozenset().union(*(upstream.endpoints for upstream in upstreams if upstream))
+    found = {id(upstream): upstream.endpoints for upstream in upstreams if upstream}  # mostly one, which is not copied
+    return frozenset().union(*found.values()) if len(found) != 1 else next(iter(found.values()))
 
 
 @dataclass(slots=True)

@@ -122,8 +122,7 @@ class Word(StrEnum):
     DEGRADED = "degraded"
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
+class ProbeResult(NamedTuple):
     """One probe's verdict. `ok` is None where the probe could not be made for reasons of our own
     (no descriptors, no route of ours): such a result changes nothing.
 

@@ -18,7 +18,7 @@ from upstreamd.picture import Reported, Traffic
 log = logging.getLogger("upstreamd.orders")
 
 BETWEEN_LOOKS = 0.1
-"""Seconds."""
+"""Seconds, while a version is on probation."""
 FEWEST_REQUESTS = 20
 """Requests from which on a rate of failures tells anything."""
 MOST_FAILURES = 5.0
@@ -103,10 +103,14 @@ class Probation:
         self._complained: set[tuple[str, int]] = set()
 
     async def run(self) -> NoReturn:
-        """Look again and again, until cancelled."""
+        """Look again and again while there is anything to look after, until cancelled."""
         while True:
-            await asyncio.sleep(BETWEEN_LOOKS)
+            self._ordering.news.clear()
             self.look()
+            if self._watched or self._ordering.watches:
+                await asyncio.sleep(BETWEEN_LOOKS)
+            else:
+                await self._ordering.news.wait()
 
     def look(self) -> None:
         """See what became of every version on probation."""

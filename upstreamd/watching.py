@@ -111,6 +111,8 @@ class Watching:
             self._departures.leave(entry.name, entry.leaving, resolved=False)
         for name, leaving in self._resolving.leaving().items():
             self._departures.leave(name, leaving, resolved=True)
+        if not self._departures.waiting:
+            return
         serving = {entry.name: endpoints(entry.serving) for entry in self._entries if entry.digest}
         for key in self._departures.look(serving | self._resolving.proved()):
             self._departures.told(key, await asyncio.to_thread(in_flight, key[1], self.view.master))

@@ -10,7 +10,7 @@ from upstreamd.check.grpc import GrpcPlan, GrpcProber
 from upstreamd.check.http import HttpPlan, HttpProber
 from upstreamd.check.prober import Prober
 from upstreamd.check.probing import probing
-from upstreamd.check.schedule import Watched, anywhere, jittered, pause, slot_width
+from upstreamd.check.schedule import Watched, anywhere, jittered, pause, round_width
 from upstreamd.check.tcp import TcpProber
 from upstreamd.check.wheel import Wheel
 from upstreamd.config import HealthSettings
@@ -54,7 +54,7 @@ class Checker:
         self._settings = dict(services)
         self._plans = {name: self._plan(name, settings) for name, settings in services.items()}
         self._watched: dict[str, dict[Endpoint, Watched]] = {name: {} for name in services}
-        self._slots: dict[str, float] = {}
+        self._rounds: dict[str, float] = {}
 
     def watch(self, endpoints: Mapping[str, Iterable[Endpoint]]) -> None:
         """Makes `endpoints` the complete set that is watched.
@@ -74,7 +74,7 @@ class Checker:
                     watched[endpoint] = self._add(service, endpoint)
         self._known.clear()  # of what comes back later nothing is known any more
         rate = sum(len(watched) / self._settings[service].interval for service, watched in self._watched.items())
-        self._slots = {service: slot_width(settings.interval, rate) for service, settings in self._settings.items()}
+        self._rounds = {service: round_width(settings.interval, rate) for service, settings in self._settings.items()}
         self._wheel.set_keep_limit()
         self._wheel.wake()
 
@@ -202,8 +202,11 @@ class Checker:
         if ok and is_well and word is None and health.reason == reason and watched.paced:
             # the usual case, and the only one that has to be cheap: observing the result would change nothing
             if not watched.again and not watched.doubted:
-                due = max(now, watched.due + jittered(watched.settings.interval))
-                self._wheel.queue_at(watched, due, self._slots[watched.service])
+                width, interval = self._rounds[watched.service], watched.settings.interval
+                if width:
+                    self._wheel.join(watched, max(now, watched.due + interval), width)
+                else:
+                    self._wheel.queue_at(watched, max(now, watched.due + jittered(interval)))
                 return
         else:
             self._observe(watched, result, is_news=is_first or watched.is_settled is not was_settled)

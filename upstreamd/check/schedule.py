@@ -20,14 +20,14 @@ REMEMBERED = 5
 TICK = 0.005
 """Seconds. Probes start and deadlines are looked at on this grid, so that the process wakes once for many."""
 
-SLOT = 0.1
-"""Seconds. Steady endpoints are gathered in slots, at most so wide and never wider than a tenth of their interval."""
-
-PER_SLOT = 100
-"""Slots widen until so many probes share one: waking up costs more than a probe, but a crowd gains nothing more."""
-
 JITTER = 0.05
-"""Every interval is drawn from within 5 % of the configured one; with the slots, probes stray by 10 % at most."""
+"""Probes of a steady endpoint stray from the interval by 5 % at most."""
+
+ROUNDS = 5
+"""Steady endpoints are probed in rounds, so many or more in an interval: waking up costs more than a probe."""
+
+PER_ROUND = 100
+"""There are more rounds where more probes than this would share one: a crowd gains nothing more."""
 
 OVERDUE = 0.1
 """Seconds. Probes later than this are spread out again instead of being caught up in one burst."""
@@ -113,39 +113,50 @@ def anywhere(span: float) -> float:
     return span * random.random()  # noqa: S311 - spreads load, guards nothing
 
 
-def slot_width(interval: float, rate: float) -> float:
-    """How wide a slot of steady endpoints is, in seconds, where `rate` probes start a second in all.
+def round_width(interval: float, rate: float) -> float:
+    """Seconds from one round of steady endpoints to the next, where `rate` probes start a second in all.
 
-    It divides the interval, or most gaps would differ from it; a tick where wider slots would gather nothing.
+    It divides the interval, so that an endpoint stays in its round; 0 where rounds would gather nothing.
     """
-    widest = min(SLOT, interval / 10)
+    widest = interval / ROUNDS
     if widest * rate < 2:
-        return TICK
-    return max(TICK, interval / math.ceil(interval / min(widest, PER_SLOT / rate)))
+        return 0.0
+    return interval / math.ceil(interval / max(TICK, min(widest, PER_ROUND / rate)) - 1e-9)
 
 
 class Timetable:
-    """Who is due in which slot. Rescheduling overwrites; entries left behind are skipped when their slot comes."""
+    """Who is due in which slot, a tick wide. Rescheduling overwrites; entries left behind are skipped when their
+    slot comes."""
 
     def __init__(self) -> None:
         self._slots: dict[int, list[Watched]] = {}
         self._order: list[int] = []
+        self._salt = random.random()  # noqa: S311 - spreads load, guards nothing
 
     @property
     def next(self) -> float:
         """When the first slot begins; infinity where there is none."""
         return self._order[0] * TICK if self._order else math.inf
 
-    def add(self, watched: Watched, due: float, width: float = TICK) -> None:
-        """Puts `watched` into the slot, of those `width` seconds wide, that is nearest to `due`."""
+    def add(self, watched: Watched, due: float) -> None:
+        """Puts `watched` into the slot that is nearest to `due`."""
         watched.due = due
-        slot = watched.slot = int(int(due / width + 0.5) * width / TICK + 0.5)
+        slot = watched.slot = int(due / TICK + 0.5)
         entries = self._slots.get(slot)
         if entries is None:
             self._slots[slot] = [watched]
             heapq.heappush(self._order, slot)
         else:
             entries.append(watched)
+
+    def join(self, watched: Watched, due: float, width: float) -> None:
+        """Puts `watched` into the round nearest to `due`, of those every `width` seconds.
+
+        The jitter is the round's, not each endpoint's: what wakes together stays together.
+        """
+        number = int(due / width + 0.5)
+        drawn = (hash((number, self._salt)) & 0xFFFF) / 0xFFFF - 0.5
+        self.add(watched, number * width + drawn * JITTER * watched.settings.interval)
 
     def take_due(self, now: float) -> list[Watched]:
         """Everything whose slot has come, out of the table."""

@@ -71,9 +71,13 @@ class Wheel:
         watched.slot = 0
         self._waiting.append(watched)
 
-    def queue_at(self, watched: Watched, due: float, width: float = TICK) -> None:
-        """Has `watched` probed at `due`, give or take half a slot that is `width` seconds wide."""
-        self._timetable.add(watched, due, width)
+    def queue_at(self, watched: Watched, due: float) -> None:
+        """Has `watched` probed at `due`, to the tick."""
+        self._timetable.add(watched, due)
+
+    def join(self, watched: Watched, due: float, width: float) -> None:
+        """Has `watched` probed with the round nearest to `due`, of those every `width` seconds."""
+        self._timetable.join(watched, due, width)
 
     def land(self, watched: Watched) -> None:
         """The running probe of `watched` is over."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from watchfiles import awatch
+from inotify_simple import INotify, flags
 
 from upstreamd.config import FileSource
 from upstreamd.discover import file_sd
@@ -25,11 +25,22 @@ MAX_BYTES = 16 * 1024 * 1024
 MAX_FILES = 1000
 
 _SECONDS_BETWEEN_READS = 5.0  # without any news: a watch can be lost (a directory swapped, inotify exhausted)
-_STEP = 100  # milliseconds of quiet that end a change; the watching thread wakes as often, which is most of idling
-_DEBOUNCE = 300  # milliseconds after which a change is told although more follow
+_QUIET = 0.05  # seconds without another event that end a change
+_LONGEST_CHANGE = 0.3  # seconds after which a change is told although more follow
+_CHANGES = (
+    flags.MODIFY
+    | flags.CLOSE_WRITE
+    | flags.ATTRIB
+    | flags.MOVED_FROM
+    | flags.MOVED_TO
+    | flags.CREATE
+    | flags.DELETE
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+)
+_EVENTS_BYTES = 64 * 1024
 
 _log = logging.getLogger("upstreamd.discover")
-logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every change at level info
 
 _Directory = tuple[str, int, int]  # path, device, inode
 
@@ -101,45 +112,69 @@ class FileDiscoverer:
 
 
 class _Watch:
-    """News of some directories (not of what lies deeper), from the moment it was started."""
+    """News of some directories (not of what lies deeper), from the moment it was started; inotify(7)."""
 
-    def __init__(self, directories: frozenset[_Directory]) -> None:
+    def __init__(self, directories: frozenset[_Directory], events: INotify | None) -> None:
         self.directories = directories
-        paths = sorted(path for path, _, _ in directories)
-        self._changes = awatch(*paths, watch_filter=None, debounce=_DEBOUNCE, step=_STEP, recursive=False)
-        self._next = asyncio.ensure_future(anext(self._changes))
-        self._lost = False
+        self._events = events
+        self._news = asyncio.Event()
+        if events is not None:
+            asyncio.get_running_loop().add_reader(events.fd, self._hear)
 
     @classmethod
     async def start(cls, directories: frozenset[_Directory]) -> _Watch:
-        """A watch in force."""
-        watch = cls(directories)
-        await asyncio.sleep(0)  # one turn of the loop takes the generator to its wait: inotify is then set up
-        return watch
+        """A watch in force, or one without ears where the system has none left."""
+        paths = sorted(path for path, _, _ in directories)
+        try:
+            events = await asyncio.to_thread(_listening, paths)
+        except (OSError, AttributeError) as error:  # AttributeError: a system without inotify
+            reading = f"its files are read every {_SECONDS_BETWEEN_READS:g} s instead"
+            _log.warning("%s cannot be watched (%s); %s", ", ".join(paths), error, reading)
+            events = None
+        return cls(directories, events)
 
     async def news(self, within: float) -> None:
-        """Waits until something changes, at most `within` seconds."""
-        if self._lost:
-            await asyncio.sleep(within)
+        """Waits until something has changed and is quiet again, at most `within` seconds for the change."""
+        if not await self._heard(within):
             return
-        done, _ = await asyncio.wait({self._next}, timeout=within)
-        if not done:
-            return
-        try:
-            self._next.result()
-        except (OSError, RuntimeError, StopAsyncIteration) as error:
-            self._lost = True
-            paths = ", ".join(sorted(path for path, _, _ in self.directories))
-            reading = f"its files are read every {_SECONDS_BETWEEN_READS:g} s instead"
-            _log.warning("%s cannot be watched (%s); %s", paths, error, reading)
-            return
-        self._next = asyncio.ensure_future(anext(self._changes))
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + _LONGEST_CHANGE
+        while await self._heard(min(_QUIET, latest - loop.time())):
+            pass
 
     async def close(self) -> None:
-        """Ends the watch and its thread."""
-        self._next.cancel()
-        await asyncio.wait({self._next})
-        await self._changes.aclose()
+        """Ends the watch."""
+        events, self._events = self._events, None
+        if events is not None:
+            asyncio.get_running_loop().remove_reader(events.fd)
+            events.close()
+
+    async def _heard(self, within: float) -> bool:
+        """Whether anything was heard within so many seconds."""
+        try:
+            async with asyncio.timeout(within):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        self._news.clear()
+        return True
+
+    def _hear(self) -> None:
+        if self._events is not None:
+            os.read(self._events.fd, _EVENTS_BYTES)  # which file it was is seen by reading them
+            self._news.set()
+
+
+def _listening(paths: Iterable[str]) -> INotify:
+    """Listens to changes in the directories `paths`. Raises OSError."""
+    events = INotify(nonblocking=True)
+    try:
+        for path in paths:
+            events.add_watch(path, _CHANGES | flags.ONLYDIR)
+    except OSError:
+        events.close()
+        raise
+    return events
 
 
 def _read(paths: Iterable[str]) -> _Contents:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from upstreamd.check.schedule import (
     JITTER,
-    SLOT,
+    ROUNDS,
     TICK,
     Flights,
     Timetable,
@@ -17,7 +18,7 @@ from upstreamd.check.schedule import (
     anywhere,
     jittered,
     pause,
-    slot_width,
+    round_width,
 )
 from upstreamd.config import HealthSettings
 from upstreamd.model import Endpoint, Health, Status
@@ -54,9 +55,9 @@ def test_an_interval_of_zero_is_the_plain_one(health: Health) -> None:
 
 
 def test_jitter_stays_within_what_is_declared() -> None:
-    """Intervals spread over the declared jitter, which is at most 10 %, and average to the configured interval."""
+    """Intervals spread over the declared jitter, which is 5 %, and average to the configured interval."""
     drawn = [jittered(2.0) for _ in range(4000)]
-    assert JITTER <= 0.1
+    assert JITTER == 0.05
     assert 2.0 * (1 - JITTER) <= min(drawn) < 2.0 * (1 - JITTER * 0.9)
     assert 2.0 * (1 + JITTER * 0.9) < max(drawn) <= 2.0 * (1 + JITTER)
     assert abs(sum(drawn) / len(drawn) - 2.0) < 0.01
@@ -71,32 +72,54 @@ def test_starts_are_spread_over_the_whole_span() -> None:
     assert min(tenths) > 500
 
 
-def test_slots_are_wide_where_that_saves_wake_ups() -> None:
-    """Slots gather where several probes share one: never beyond a tenth of the interval, one tick for the few."""
-    assert slot_width(1.0, 100) > 0.05
-    assert slot_width(1.0, 4000) < slot_width(1.0, 1000)
-    assert slot_width(2.0, 5) == TICK
-    assert slot_width(1.0, 0) == TICK
+def test_rounds_gather_where_that_saves_wake_ups() -> None:
+    """An interval has five rounds, more where they would be crowds, and none where they would gather nobody."""
+    assert round_width(1.0, 100) == 1 / ROUNDS
+    assert round_width(1.0, 4000) == pytest.approx(1 / 40)
+    assert round_width(2.0, 4) == 0
+    assert round_width(1.0, 0) == 0
     for interval in (0.05, 0.2, 0.5, 0.7, 1.0, 10.0, 3600.0):
-        for rate in (0, 1, 10, 100, 1000, 10_000):
-            width = slot_width(interval, rate)
-            assert TICK <= width <= max(TICK, min(SLOT, interval / 10) + 1e-9)
-            assert width == TICK or abs(interval / width - round(interval / width)) < 1e-6
+        for rate in (0, 1, 10, 100, 1000, 10_000, 1_000_000):
+            width = round_width(interval, rate)
+            assert width <= interval / ROUNDS + 1e-9
+            assert not width or width >= TICK - 1e-9
+            assert not width or abs(interval / width - round(interval / width)) < 1e-6
 
 
-@pytest.mark.parametrize("width", [TICK, 0.02, 0.0333, 0.1])
-def test_everything_is_due_in_the_nearest_slot(width: float) -> None:
-    """Everything comes out once, in order of slots, at most half a slot before or after its time."""
+def test_everything_is_due_in_the_nearest_slot() -> None:
+    """Everything comes out once, in order, at most half a tick before or after its time."""
     table = Timetable()
     dues = {watched(number + 1): 1000 + anywhere(1.0) for number in range(300)}
     for entry, due in dues.items():
-        table.add(entry, due, width)
+        table.add(entry, due)
     out: list[Watched] = []
     while (now := table.next) < math.inf:
         for entry in table.take_due(now):
-            assert abs(dues[entry] - now) <= width / 2 + TICK / 2 + 1e-6
+            assert abs(dues[entry] - now) <= TICK / 2 + 1e-6
             out.append(entry)
     assert len(out) == len(set(out)) == 300
+
+
+@pytest.mark.parametrize("rate", [40, 100, 1000, 4000])
+@pytest.mark.parametrize("interval", [0.5, 1.0, 7.0])
+def test_rounds_keep_the_interval_within_the_jitter(interval: float, rate: float) -> None:
+    """An endpoint that stays in rounds is asked once an interval, give or take the declared jitter, with others."""
+    table, width = Timetable(), round_width(interval, rate)
+    entries = [watched(number + 1, interval=interval) for number in range(50)]
+    asked: dict[Watched, list[float]] = {entry: [] for entry in entries}
+    for entry in entries:
+        table.join(entry, 1000 + anywhere(interval), width)
+    wake_ups = 0
+    while (now := table.next) < 1000 + 40 * interval:
+        wake_ups += 1
+        for entry in table.take_due(now):
+            asked[entry].append(now)
+            table.join(entry, entry.due + interval, width)
+    gaps = [after - before for times in asked.values() for before, after in pairwise(times)]
+    assert max(abs(gap - interval) for gap in gaps) <= JITTER * interval + TICK + 1e-9
+    assert abs(sum(gaps) / len(gaps) - interval) < 0.005 * interval
+    assert len({round(gap, 3) for gap in gaps}) > 3  # it does stray
+    assert wake_ups <= 42 * round(interval / width)
 
 
 def test_rescheduling_replaces() -> None:
