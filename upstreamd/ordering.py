@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -57,12 +58,15 @@ class Ordering:
         self._reconciler: Reconciler | None = None
         self._under_way: dict[str, list[_Order]] = {}
         self._share: Callable[[str, str], None] = _nobody
+        self.news = asyncio.Event()
+        """Set when an order was given or others hold; whoever waits for that clears it."""
 
     def attach(self, reconciler: Reconciler | None) -> None:
         """Orders go to this one from now on; None: to nobody, as between two configurations."""
         self._reconciler = reconciler
         self._share = _nobody
         self._under_way.clear()
+        self.news.set()
 
     def share(self, share: Callable[[str, str], None]) -> None:
         """Each order that is given here is told to `share` (service, what), until the next `attach`."""
@@ -83,6 +87,7 @@ class Ordering:
         self._standing.adopt(service, accord.drains, versions)
         self._events.publish(Kind.ORDER, what, service=service)
         self._under_way.setdefault(service, []).append(_Order(ELSEWHERE, self._clock()))
+        self.news.set()
         reconciler.ordered()
 
     def drain(self, service: str, endpoint: Endpoint, *, force: bool, by: str) -> Mapping[str, object]:
@@ -189,6 +194,12 @@ class Ordering:
         return self._decision(service)
 
     @property
+    def watches(self) -> bool:
+        """Whether there are splits to be watched, now or once the sources have spoken."""
+        reconciler = self._reconciler
+        return reconciler is not None and (reconciler.settling or bool(self.watched))
+
+    @property
     def watched(self) -> dict[str, Split]:
         """The splits that are taken back where they do harm, by service."""
         if self._reconciler is None or self._reconciler.settling:
@@ -242,6 +253,7 @@ class Ordering:
         self._events.publish(Kind.ORDER, what, service=service, instance=str(endpoint) if endpoint else "")
         self._under_way.setdefault(service, []).append(_Order(verb, self._clock(), endpoint))
         self._share(service, what)
+        self.news.set()
         self._present().ordered()
 
     def _turn(self, service: str, verb: str, versions: Versions, split: Split | None, why: str) -> None:
