@@ -301,3 +301,46 @@ def test_what_machines_cannot_share_by_is_refused(section: str, reason: str) -> 
     """A stagger without other machines, and names that are no keys of Consul's, are named with the remedy."""
     with pytest.raises(ConfigError, match=re.escape(reason)):
         parse(f'{section}\n[services.app.file]\npaths = ["/a.json"]\n')
+
+
+def test_problems_of_several_keys_are_told_with_those_of_one() -> None:
+    """One run tells both; a rule that needs a value which could not be read has nothing to say."""
+    found = problems(
+        "[services.app]\nport = 70000\npasive = { eject = true }\n"
+        '[services.app.health]\nrise = 0\ninterval = "1s"\ntimeout = "11s"\nsend = "x"\nscheme = "udp"\n'
+        "[services.app.passive]\neject = true\n"
+        '[services.api]\noutput = "relative"\n[services.api.file]\npaths = "one"\n'
+        '[passive]\nlisten = "nowhere"\n[apply]\ngather = "2s"\n'
+        '[admin]\nlisten = "0.0.0.0:9145"\ntoken_fil = "/token"\n'
+    )
+    assert [line.split(":", 1)[0].split(" =")[0] for line in found] == [
+        "services.app.port",
+        "services.app.pasive",
+        "services.app.health.rise",
+        "services.app.health.scheme",
+        "services.api.output",
+        "services.api.file.paths",
+        "passive.listen",
+        "admin.token_fil",
+        "apply.gather",
+        "services.app",
+        "services.app.health.timeout",
+    ]
+    assert found[-2].startswith("services.app: has no source; ")
+
+
+@pytest.mark.parametrize(
+    ("content", "only"),
+    [
+        (FILE_SOURCE.replace("services", "servces"), "servces"),
+        (FILE_SOURCE.replace("file", "fil"), "services.app.fil"),
+        (FILE_SOURCE + "[services.b]\noutput = 1\n[services.b.docker]\n", "services.b.output"),
+        (FILE_SOURCE.replace("app", '"a b"'), "services.a b"),
+        ("admin = 1\nalerts = 1\n" + FILE_SOURCE, "admin, alerts"),
+        ("[services]\napp = 1\n", "services.app"),
+        ('[services.app]\nhealth = "x"\nroute = "x"\n' + FILE_SOURCE, "services.app.health, services.app.route"),
+    ],
+)
+def test_one_mistake_is_told_once(content: str, only: str) -> None:
+    """What follows from a key that could not be read, and would go with it, is not told beside it."""
+    assert ", ".join(line.split(":")[0].split(" =")[0] for line in problems(content)) == only

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from upstreamd.config.admin import AdminSettings
 from upstreamd.config.alerts import AlertSettings
 from upstreamd.config.aws import AWSAccount, AWSSource
 from upstreamd.config.dns import DnsSource
@@ -72,23 +73,6 @@ class ApplySettings:
     min_interval: float = setting("0s", duration(0, 3600))
     max_draining_workers: int = setting(16, integer(0, 10_000))
     stagger: float = setting("0s", duration(0, 60))
-
-
-@dataclass(frozen=True, slots=True)
-class AdminSettings:
-    """The admin server. `hosts` are names it may be addressed by, beside localhost and every IP address. With
-    `client_ca`, who connects needs a certificate signed by one of those in the file; `client_certificate` and
-    `client_key` are what our own commands show then."""
-
-    listen: Listen = setting("127.0.0.1:9145", listen)
-    token_file: str = setting("", text(*PATH))
-    token_for_reads: bool = setting(False, flag)
-    tls_certificate: str = setting("", text(*PATH))
-    tls_key: str = setting("", text(*PATH))
-    client_ca: str = setting("", text(*PATH))
-    client_certificate: str = setting("", text(*PATH))
-    client_key: str = setting("", text(*PATH))
-    hosts: tuple[str, ...] = setting([], texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,8 @@ async def test_every_problem_of_a_configuration_is_named(upstreamd: Run, tmp_pat
     assert 'admin.listn = "x": unknown key; did you mean listen?' in lines
     assert any(line.startswith('services.app.output = "relative": ') for line in lines)
     assert any(line.startswith("services.app.port = 70000: ") for line in lines)
-    assert lines[-1] == f"{path} has 3 problems"
+    assert any(line.startswith("services.app: has no source; ") for line in lines)
+    assert lines[-1] == f"{path} has 4 problems"
 
 
 @pytest.mark.parametrize("command", ["check-config", "plan", "status", "run"])
