@@ -3,51 +3,49 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import importlib
 import io
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from upstreamd import __version__
 from upstreamd.cli.command import Command
-from upstreamd.cli.completion import COMPLETION
-from upstreamd.cli.demo import DEMO
-from upstreamd.cli.doctor import DOCTOR
-from upstreamd.cli.drain import DRAIN, UNDRAIN
 from upstreamd.cli.ending import Ending, end, say, silence
-from upstreamd.cli.events import EVENTS
-from upstreamd.cli.explain import EXPLAIN
-from upstreamd.cli.history import HISTORY
-from upstreamd.cli.orders import WAIT
-from upstreamd.cli.rollout import ROLLOUT
-from upstreamd.cli.sidecar import CHECK_CONFIG, PLAN, RUN
-from upstreamd.cli.status import STATUS
-from upstreamd.cli.switch import ROLLBACK, SWITCH
 
-COMMANDS = {
-    command.name: command
-    for command in (
-        RUN,
-        DEMO,
-        CHECK_CONFIG,
-        PLAN,
-        STATUS,
-        EXPLAIN,
-        DOCTOR,
-        EVENTS,
-        HISTORY,
-        DRAIN,
-        UNDRAIN,
-        WAIT,
-        ROLLOUT,
-        SWITCH,
-        ROLLBACK,
-        COMPLETION,
-    )
+_HOMES = {
+    "run": "sidecar",
+    "demo": "demo",
+    "check-config": "sidecar",
+    "plan": "sidecar",
+    "status": "status",
+    "explain": "explain",
+    "doctor": "doctor",
+    "events": "events",
+    "history": "history",
+    "drain": "drain",
+    "undrain": "drain",
+    "wait": "orders",
+    "rollout": "rollout",
+    "switch": "switch",
+    "rollback": "switch",
+    "completion": "completion",
 }
+"""The module of each command, in the order in which they are listed. Only the one that is performed is imported."""
 INTERRUPTED = 130
 """What a shell expects of a command that Ctrl-C ended."""
+
+
+def named(name: str) -> Command:
+    """The command `name`: a constant in its module. Raises KeyError where there is none."""
+    home = importlib.import_module(f"upstreamd.cli.{_HOMES[name]}")
+    return cast("Command", getattr(home, name.upper().replace("-", "_")))
+
+
+def commands() -> tuple[Command, ...]:
+    """All there are, in the order in which they are listed."""
+    return tuple(map(named, _HOMES))
 
 
 def perform(words: Sequence[str]) -> int:
@@ -64,15 +62,14 @@ def perform(words: Sequence[str]) -> int:
     if words[0] == "--version":
         say(f"upstreamd {__version__}")
         return Ending.DONE
-    command = COMMANDS.get(words[0])
-    if command is None:
+    if words[0] not in _HOMES:
         kind = "option" if words[0].startswith("-") else "command"
-        known = ("--help", "--version") if kind == "option" else COMMANDS
+        known = ("--help", "--version") if kind == "option" else _HOMES
         end(
             Ending.WRONG,
             f"there is no {kind} {words[0]}; {_near(words[0], known)}see `upstreamd --help`",
         )
-    return _performed(command, words[1:])
+    return _performed(named(words[0]), words[1:])
 
 
 def _performed(command: Command, words: Sequence[str]) -> int:
@@ -109,13 +106,15 @@ def _arguments(command: Command, words: Sequence[str]) -> argparse.Namespace:
 
 
 def _near(word: str, known: Iterable[str]) -> str:
+    import difflib  # for a typing mistake alone
+
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
     return f"did you mean {found[0]}? Or " if found else ""
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    width = max(map(len, _HOMES))
+    lines = [f"  {command.name:<{width}}  {command.summary}" for command in commands()]
     return "\n".join(
         [
             "usage: upstreamd COMMAND [ARGUMENTS]",

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from upstreamd.cli.conversation import Conversation, MalformedError
 from upstreamd.config import AdminSettings
 from upstreamd.errors import UpstreamdError
 
 PATIENCE = 5.0
 MAX_BYTES = 64 * 1024 * 1024
 MAX_TOKEN = 4096
+OK, ACCEPTED, UNAUTHORIZED = 200, 202, 401
 TOKEN_FILE = "UPSTREAMD_TOKEN_FILE"  # noqa: S105 - the name of a variable
 """Where the token stands, for those who may not read the one that the sidecar uses."""
 _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what listens on every address is asked on loopback
 
 Document = dict[str, Any]
 Answer = TypeVar("Answer", dict[str, Any], list[Any])
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NAMES = {dict: "an object", list: "a list"}
 
 
@@ -38,20 +41,6 @@ class RefusedError(UpstreamdError):
         self.status = status
         self.kind = kind
         super().__init__(reason)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Called by http.client before the first request."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 def ask(admin: AdminSettings, path: str, patience: float = PATIENCE) -> Document:
@@ -90,40 +79,53 @@ def exchange(
     """One request and its answer, of type `form`, within `patience` seconds; raises as `ask` does."""
     listen = admin.listen
     deadline = time.monotonic() + patience
-    connection = connect(admin, patience)
     try:
-        connection.request(method, path, body, headers(admin, body))
-        response = connection.getresponse()
-        received = _read(connection, response, deadline)
+        with connect(admin, patience) as link:
+            answer = Conversation(link, lambda: deadline - time.monotonic())
+            answer.ask(method, path, headers(admin, body), body or b"")
+            received = answer.body(MAX_BYTES)
     except TimeoutError as error:
         raise UnreachableError(f"upstreamd at {listen} does not answer within {patience:g}s; see its log") from error
     except OSError as error:
         raise UnreachableError(f"upstreamd cannot be reached at {listen}: {reason(error)}") from error
-    except http.client.HTTPException as error:
+    except MalformedError as error:
         raise UnreachableError(f"what listens at {listen} is not upstreamd: it does not speak HTTP") from error
-    finally:
-        connection.close()
-    document = decode(admin, response, received)
+    document = decode(admin, answer, received)
     if not isinstance(document, form):
         raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not {_NAMES[form]}")
     return document
 
 
-def connect(admin: AdminSettings, patience: float) -> http.client.HTTPConnection:
-    """A connection to the sidecar, not yet opened; what waits longer than `patience` seconds fails (TimeoutError)."""
+def connect(admin: AdminSettings, patience: float) -> socket.socket:
+    """A connection to the sidecar; raises OSError, TimeoutError where it takes longer than `patience` seconds."""
     listen = admin.listen
     if listen.socket:
-        return _UnixConnection(listen.socket, patience)
-    if admin.tls_certificate:
-        from upstreamd.cli.pinned import PinnedConnection
+        return _connected(socket.AF_UNIX, listen.socket, patience)
+    host = _HERE.get(listen.host, listen.host).encode()  # as text, it would be taken for a name of any script
+    family, _, _, _, address = socket.getaddrinfo(host, listen.port, type=socket.SOCK_STREAM)[0]
+    link = _connected(family, address, patience)
+    if not admin.tls_certificate:
+        return link
+    from upstreamd.cli.pinned import pinned
 
-        return PinnedConnection(admin, _HERE.get(listen.host, listen.host), patience)
-    return http.client.HTTPConnection(_HERE.get(listen.host, listen.host), listen.port, timeout=patience)
+    return pinned(link, admin)
+
+
+def _connected(family: int, address: Any, patience: float) -> socket.socket:  # noqa: ANN401 - each family has its own
+    link = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        link.settimeout(patience)
+        link.connect(address)
+    except BaseException:
+        link.close()
+        raise
+    return link
 
 
 def headers(admin: AdminSettings, body: bytes | None = None) -> dict[str, str]:
     """What a request carries: the token too, where there is one that we may read."""
-    sent = {"Accept": "application/json"}
+    listen = admin.listen
+    sent = {"Host": "localhost" if listen.socket else str(listen), "Accept": "application/json"}
     if body is not None:
         sent["Content-Type"] = "application/json"
     named = _token_file(admin)
@@ -140,7 +142,8 @@ def _token_file(admin: AdminSettings) -> str:
 def _token(named: str) -> str:
     """The first line of the file; raises OSError where it cannot be read."""
     with Path(named).open("rb") as file:
-        return file.read(MAX_TOKEN).partition(b"\n")[0].strip().decode("latin-1")
+        line = file.read(MAX_TOKEN).partition(b"\n")[0].strip()
+    return _CONTROL.sub("", line.decode("latin-1"))  # no field of HTTP holds them, so a token has none either
 
 
 def _unauthorized(admin: AdminSettings, detail: str) -> str:
@@ -160,41 +163,21 @@ def _unauthorized(admin: AdminSettings, detail: str) -> str:
     )
 
 
-def _read(
-    connection: http.client.HTTPConnection,
-    response: http.client.HTTPResponse,
-    deadline: float,
-) -> bytes:
-    """The body, within the size and what is left of the time."""
-    body = bytearray()
-    while len(body) <= MAX_BYTES:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        if connection.sock is not None:
-            connection.sock.settimeout(left)
-        chunk = response.read1(65536)
-        if not chunk:
-            return bytes(body)
-        body += chunk
-    raise http.client.HTTPException
-
-
-def decode(admin: AdminSettings, response: http.client.HTTPResponse, body: bytes) -> object:
+def decode(admin: AdminSettings, answer: Conversation, body: bytes) -> object:
     """The JSON of a good answer; raises as `ask` does for any other."""
     listen = admin.listen
     try:
         document = json.loads(body)
     except ValueError as error:
         raise UnreachableError(f"what listens at {listen} is not upstreamd: its answer is not JSON") from error
-    status = response.status
-    if status in (http.client.OK, http.client.ACCEPTED):
+    status = answer.status
+    if status in (OK, ACCEPTED):
         return document
     detail = document.get("detail") if isinstance(document, dict) else None
-    if 400 <= status < 500 and response.headers.get_content_type() == "application/problem+json":
+    if 400 <= status < 500 and answer.kind == "application/problem+json":
         kind = document.get("kind") if isinstance(document, dict) else ""
         told = str(detail or "the sidecar refuses without a reason")
-        if status == http.client.UNAUTHORIZED:
+        if status == UNAUTHORIZED:
             told = _unauthorized(admin, told)
         raise RefusedError(told, status, str(kind or ""))
     raise UnreachableError(f"upstreamd at {listen} answers {status}: {detail or 'without a reason'}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from upstreamd.cli.command import Arguments, Command, declare_configuration
-from upstreamd.cli.configuration import read
+from upstreamd.cli.configuration import access
 from upstreamd.cli.ending import Ending, say
 
 SERVICES = "services"
@@ -22,14 +22,14 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 
 def _completion(arguments: Arguments) -> int:
     if arguments.shell == SERVICES:
-        names = [service.name for service in read(arguments.config).services]
+        names = access(arguments.config).services
         if names:
             say("\n".join(names))
         return Ending.DONE
-    from upstreamd.cli.app import COMMANDS
+    from upstreamd.cli.app import commands
     from upstreamd.cli.shells import SCRIPTS, describe
 
-    say(SCRIPTS[arguments.shell]([describe(command) for command in COMMANDS.values()]))
+    say(SCRIPTS[arguments.shell]([describe(command) for command in commands()]))
     return Ending.DONE
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import time
 
-from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask
+from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask, order
+from upstreamd.cli.asking import asking
 from upstreamd.cli.command import Arguments, Command
-from upstreamd.cli.configuration import read
+from upstreamd.cli.configuration import access
 from upstreamd.cli.ending import Ending, end
 from upstreamd.cli.orders import (
     await_answer,
@@ -15,7 +16,6 @@ from upstreamd.cli.orders import (
     done,
     instance_path,
     looked,
-    ordered,
 )
 from upstreamd.config import AdminSettings
 
@@ -40,11 +40,12 @@ def _declare_wait(parser: argparse.ArgumentParser) -> None:
     declare_patience(parser)
 
 
+@asking
 def _drain(arguments: Arguments) -> int:
-    admin = read(arguments.config).admin
+    admin = access(arguments.config).admin
     service, instance = arguments.service, arguments.instance
     begun = time.monotonic()
-    said = ordered(admin, f"{instance_path(service, instance)}/drain", {"force": arguments.force})
+    said = order(admin, f"{instance_path(service, instance)}/drain", {"force": arguments.force})
     if not arguments.wait:
         return done(
             arguments,
@@ -68,10 +69,11 @@ def _drain(arguments: Arguments) -> int:
     return done(arguments, {**said, "state": "drained", "seconds": took}, what)
 
 
+@asking
 def _undrain(arguments: Arguments) -> int:
-    admin = read(arguments.config).admin
+    admin = access(arguments.config).admin
     service, instance = arguments.service, arguments.instance
-    said = ordered(admin, f"{instance_path(service, instance)}/undrain", {})
+    said = order(admin, f"{instance_path(service, instance)}/undrain", {})
     if not arguments.wait:
         return done(
             arguments,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from upstreamd.cli.ask import RefusedError, UnreachableError
+from upstreamd.cli.asking import asking
 from upstreamd.cli.command import Arguments, Command, declare_configuration, number
-from upstreamd.cli.configuration import read
-from upstreamd.cli.ending import Ending, end, note, say
+from upstreamd.cli.configuration import access
+from upstreamd.cli.ending import Ending, note, say
 from upstreamd.cli.stream import Happening, follow
 from upstreamd.observe.printable import printable
 
@@ -29,17 +29,14 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     declare_configuration(parser)
 
 
+@asking
 def _events(arguments: Arguments) -> int:
-    admin = read(arguments.config).admin
+    admin = access(arguments.config).admin
     try:
         for happening in follow(admin, arguments.last, lambda why: note(f"{why}; trying again")):
             if happening.kind != "gap" and arguments.service not in (None, happening.said.get("service")):
                 continue
             say(json.dumps(happening.said) if arguments.json else _line(happening))
-    except UnreachableError as error:
-        end(Ending.UNREACHABLE, str(error))
-    except RefusedError as error:
-        end(Ending.NO, str(error))
     except KeyboardInterrupt:
         pass
     return Ending.DONE

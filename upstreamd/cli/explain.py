@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask
+from upstreamd.cli.ask import Document, ask
+from upstreamd.cli.asking import asking
 from upstreamd.cli.command import Arguments, Command, declare_configuration
-from upstreamd.cli.configuration import read
+from upstreamd.cli.configuration import access
 from upstreamd.cli.ending import Ending, end, say
 from upstreamd.cli.sheet import duration
 from upstreamd.observe.printable import printable
@@ -26,16 +27,13 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     declare_configuration(parser)
 
 
+@asking
 def _explain(arguments: Arguments) -> int:
-    admin = read(arguments.config).admin
+    admin = access(arguments.config).admin
     service, instance = (quote(word, safe="") for word in (arguments.service, arguments.instance))
     try:
         document = ask(admin, f"/v1/services/{service}/instances/{instance}")
         lines = list(explanation(document))
-    except UnreachableError as error:
-        end(Ending.UNREACHABLE, str(error))
-    except RefusedError as error:
-        end(Ending.NO, str(error))
     except (KeyError, TypeError, ValueError):
         end(Ending.UNREACHABLE, "what answered is not upstreamd, or of another version: its answer has another form")
     say(json.dumps(document, indent=2) if arguments.json else "\n".join(lines))

@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask_list
+from upstreamd.cli.ask import Document, ask_list
+from upstreamd.cli.asking import asking
 from upstreamd.cli.command import Arguments, Command, declare_configuration, number
-from upstreamd.cli.configuration import read
+from upstreamd.cli.configuration import access
 from upstreamd.cli.ending import Ending, end, note, say
 from upstreamd.cli.sheet import Sheet, Table, plain
 from upstreamd.observe.printable import printable
@@ -33,25 +34,22 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     declare_configuration(parser)
 
 
+@asking
 def _history(arguments: Arguments) -> int:
-    config = read(arguments.config)
+    reached = access(arguments.config)
     service = arguments.service
     wanted = f"&service={quote(service, safe='')}" if service is not None else ""
     try:
-        found = ask_list(config.admin, f"{PATH}?last={arguments.last}{wanted}")
+        found = ask_list(reached.admin, f"{PATH}?last={arguments.last}{wanted}")
         rows = tuple(row for generation in found for row in _rows(generation))
-    except UnreachableError as error:
-        end(Ending.UNREACHABLE, str(error))
-    except RefusedError as error:
-        end(Ending.NO, str(error))
     except (KeyError, TypeError, AttributeError):
         end(Ending.UNREACHABLE, "what answered is not upstreamd, or of another version: its history has another form")
     if arguments.json:
         say(json.dumps(found, indent=2))
     elif rows:
         say(plain(Sheet((Table(("GENERATION", "AT", "SERVICE", "SERVERS", "CHANGE", "CAUSE"), rows),))))
-    elif service is not None and service not in {each.name for each in config.services}:
-        end(Ending.NO, f"there is no service {service}; known are {', '.join(each.name for each in config.services)}")
+    elif service is not None and service not in reached.services:
+        end(Ending.NO, f"there is no service {service}; known are {', '.join(reached.services)}")
     else:
         note("nothing has been applied yet")
     return Ending.DONE

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote
 
-from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask, order
+from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask
+from upstreamd.cli.asking import asking
 from upstreamd.cli.command import (
     Arguments,
     Command,
@@ -16,26 +17,17 @@ from upstreamd.cli.command import (
     number,
     period,
 )
-from upstreamd.cli.configuration import read
+from upstreamd.cli.configuration import access
 from upstreamd.cli.ending import Ending, end, say
 from upstreamd.config import AdminSettings
 
-BETWEEN_LOOKS = 0.015
-"""Seconds; a deploy waits for every one of them."""
+OF_THE_WAIT = 0.05
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.05
+"""Seconds between two looks; a deploy waits for every one of them."""
 PATIENCE = "60s"
 FORBEARANCE = 5.0
 """Seconds that the sidecar may not answer while it is waited for, as when it restarts."""
 NOT_FOUND = 404
-
-
-def ordered(admin: AdminSettings, path: str, said: dict[str, object]) -> Document:
-    """What the sidecar says to an order; ends the command where it will not, or does not answer."""
-    try:
-        return order(admin, path, said)
-    except RefusedError as error:
-        end(Ending.NO, str(error))
-    except UnreachableError as error:
-        end(Ending.UNREACHABLE, str(error))
 
 
 def service_path(service: str) -> str:
@@ -55,33 +47,41 @@ def await_answer(
     patience: float,
 ) -> Document | None:
     """Ask for `path` until `holds` of the answer (None: there is no such thing), and return it; None once `patience`
-    seconds have passed. Ends the command where the sidecar stays away."""
-    until = time.monotonic() + patience
+    seconds have passed. Raises UnreachableError where the sidecar stays away, RefusedError where it will not say."""
+    begun = time.monotonic()
     away_since: float | None = None
     while True:
+        asked = time.monotonic()
         try:
             found = looked(admin, path)
             away_since = None
             if holds(found):
                 return found if found is not None else {}
-        except UnreachableError as error:
+        except UnreachableError:
             now = time.monotonic()
             away_since = away_since or now
-            if now - away_since > FORBEARANCE or now > until:
-                end(Ending.UNREACHABLE, str(error))
-        if time.monotonic() > until:
+            if now - away_since > FORBEARANCE or now > begun + patience:
+                raise
+        now = time.monotonic()
+        if now > begun + patience:
             return None
-        time.sleep(BETWEEN_LOOKS)
+        time.sleep(_pause(now - begun, now - asked))
+
+
+def _pause(waited: float, took: float) -> float:
+    """Seconds until the next look: little beside what was `waited` so far, and no less than the last look `took`, for
+    the sidecar has other work."""
+    return max(took, min(max(waited * OF_THE_WAIT, SHORTEST_PAUSE), LONGEST_PAUSE))
 
 
 def looked(admin: AdminSettings, path: str) -> Document | None:
-    """What the sidecar tells at `path`; None where there is no such thing. Raises UnreachableError."""
+    """What the sidecar tells at `path`; None where there is no such thing. Raises as `ask` does."""
     try:
         return ask(admin, path)
     except RefusedError as error:
         if error.status == NOT_FOUND:
             return None
-        end(Ending.NO, str(error))
+        raise
 
 
 def declare_patience(parser: argparse.ArgumentParser) -> None:
@@ -121,14 +121,14 @@ def _declare_gate(parser: argparse.ArgumentParser) -> None:
     declare_patience(parser)
 
 
+@asking
 def _wait(arguments: Arguments) -> int:
-    config = read(arguments.config)
+    reached = access(arguments.config)
     service, wanted = arguments.service, int(arguments.healthy)
-    known = [each.name for each in config.services]
-    if service not in known:
+    if service not in reached.services:
         from upstreamd.objections import near
 
-        end(Ending.NO, f"there is no service {service}{near(service, known)}")
+        end(Ending.NO, f"there is no service {service}{near(service, reached.services)}")
     counted = 0
 
     def enough(document: Document | None) -> bool:
@@ -136,7 +136,7 @@ def _wait(arguments: Arguments) -> int:
         counted = _healthy(document, service, arguments.version)
         return counted >= wanted
 
-    found = await_answer(config.admin, "/v1/status", enough, arguments.timeout)
+    found = await_answer(reached.admin, "/v1/status", enough, arguments.timeout)
     named = f" of version {arguments.version}" if arguments.version is not None else ""
     told = {"service": service, "healthy": counted, "wanted": wanted}
     if found is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import re
+import socket
 import ssl
 from pathlib import Path
 
@@ -13,14 +13,17 @@ from upstreamd.config import AdminSettings
 _FIRST = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
-class PinnedConnection(http.client.HTTPSConnection):
-    """HTTPS to `host`, with the certificates of `admin`. Raises UnreachableError where they cannot be used.
+def pinned(link: socket.socket, admin: AdminSettings) -> ssl.SSLSocket:
+    """`link` with TLS around it, by the certificates of `admin`. Raises UnreachableError where they cannot be used,
+    OSError where there is no agreement; `link` is closed then.
 
     The sidecar's certificate is pinned, whatever names it has and whoever signed it: both ends read one configuration.
     """
-
-    def __init__(self, admin: AdminSettings, host: str, timeout: float) -> None:
-        super().__init__(host, admin.listen.port, timeout=timeout, context=_context(admin))
+    try:
+        return _context(admin).wrap_socket(link)
+    except BaseException:
+        link.close()
+        raise
 
 
 def _context(admin: AdminSettings) -> ssl.SSLContext:

@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator
 
 from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask
+from upstreamd.cli.asking import asking
 from upstreamd.cli.command import Arguments, Command, declare_configuration
-from upstreamd.cli.configuration import read
+from upstreamd.cli.configuration import access
 from upstreamd.cli.ending import Ending, end, say
 from upstreamd.cli.sheet import ALARM, Sheet, plain, sheet
 from upstreamd.config import AdminSettings
@@ -32,8 +33,9 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     declare_configuration(parser)
 
 
+@asking
 def _status(arguments: Arguments) -> int:
-    admin = read(arguments.config).admin
+    admin = access(arguments.config).admin
     service = arguments.service
     try:
         document = ask(admin, PATH)
@@ -45,10 +47,6 @@ def _status(arguments: Arguments) -> int:
             _watch(admin, service, document)
         else:
             _show(sheet(_only(service, document)))
-    except UnreachableError as error:
-        end(Ending.UNREACHABLE, str(error))
-    except RefusedError as error:
-        end(Ending.NO, str(error))
     except KeyboardInterrupt:
         return Ending.DONE
     return Ending.DONE

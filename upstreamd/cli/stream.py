@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from upstreamd.cli.ask import UnreachableError, connect, decode, headers, reason
+from upstreamd.cli.ask import OK, UnreachableError, connect, decode, headers, reason
+from upstreamd.cli.conversation import Conversation, MalformedError
 from upstreamd.config import AdminSettings
 
 PATH = "/v1/events"
 SILENCE = 30.0
 """Seconds without even a heartbeat (one comes every ten) after which a connection counts as lost."""
 RETRY = 1.0
-MAX_LINE = 65536
 MAX_REFUSAL = 65536
 
 
@@ -55,32 +54,28 @@ def follow(admin: AdminSettings, last: int, lost: Callable[[str], None]) -> Iter
 
 def _read(admin: AdminSettings, seen: str, last: int) -> Iterator[tuple[str, Happening | None]]:
     """The events of one connection with their identities; first of all, an empty one once it stands."""
-    connection = connect(admin, SILENCE)
     try:
-        more = {"Last-Event-ID": seen} if seen else {}
-        connection.request("GET", f"{PATH}?last={last}", headers={**headers(admin), **more})
-        response = connection.getresponse()
-        if response.status != http.client.OK:
-            decode(admin, response, response.read(MAX_REFUSAL))
-        yield "", None
-        yield from _parsed(response)
+        with connect(admin, SILENCE) as link:
+            answer = Conversation(link, lambda: SILENCE)
+            more = {"Last-Event-ID": seen} if seen else {}
+            answer.ask("GET", f"{PATH}?last={last}", {**headers(admin), **more})
+            if answer.status != OK:
+                decode(admin, answer, answer.body(MAX_REFUSAL))
+            yield "", None
+            yield from _parsed(answer.lines())
     except TimeoutError as error:
         raise UnreachableError(f"upstreamd at {admin.listen} has been silent for {SILENCE:g}s") from error
     except OSError as error:
         raise UnreachableError(f"upstreamd cannot be reached at {admin.listen}: {reason(error)}") from error
-    except (http.client.HTTPException, ValueError) as error:
+    except (MalformedError, ValueError) as error:
         raise UnreachableError(f"what listens at {admin.listen} is not upstreamd: it sends no events") from error
-    finally:
-        connection.close()
 
 
-def _parsed(response: http.client.HTTPResponse) -> Iterator[tuple[str, Happening]]:
+def _parsed(lines: Iterable[bytes]) -> Iterator[tuple[str, Happening]]:
     """Events as HTML, 9.2.6 has them, of the fields that the sidecar sends. Raises ValueError for anything else."""
     fields: dict[str, str] = {}
-    while line := response.readline(MAX_LINE + 1):
-        if len(line) > MAX_LINE:
-            raise ValueError("a line is too long")
-        name, _, value = line.decode().rstrip("\r\n").partition(":")
+    for line in lines:
+        name, _, value = line.decode().partition(":")
         if name:
             fields[name] = value.removeprefix(" ")
         elif value or "data" not in fields:  # a comment, which keeps the connection alive, or the end of nothing

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 
-from upstreamd.cli.ask import Document
+from upstreamd.cli.ask import Document, order
+from upstreamd.cli.asking import asking
 from upstreamd.cli.command import Arguments, Command, number, period
-from upstreamd.cli.configuration import read
+from upstreamd.cli.configuration import access
 from upstreamd.cli.ending import Ending, end
-from upstreamd.cli.orders import await_answer, declare_form, done, ordered, service_path
+from upstreamd.cli.orders import await_answer, declare_form, done, service_path
 from upstreamd.cli.sheet import duration
 from upstreamd.config import AdminSettings
 
@@ -44,8 +45,9 @@ def _declare_switch(parser: argparse.ArgumentParser) -> None:
     declare_form(parser)
 
 
+@asking
 def _switch(arguments: Arguments) -> int:
-    admin = read(arguments.config).admin
+    admin = access(arguments.config).admin
     service = arguments.service
     begun = time.monotonic()
     wanted = {
@@ -54,7 +56,7 @@ def _switch(arguments: Arguments) -> int:
         "min_healthy": int(arguments.min_healthy),
         "watch": arguments.auto_rollback,
     }
-    said = ordered(admin, f"{service_path(service)}/switch", wanted)
+    said = order(admin, f"{service_path(service)}/switch", wanted)
     shown = _confirmed(admin, service, said["number"])
     took = time.monotonic() - begun
     if arguments.auto_rollback:
@@ -129,11 +131,12 @@ def _declare_rollback(parser: argparse.ArgumentParser) -> None:
     declare_form(parser)
 
 
+@asking
 def _rollback(arguments: Arguments) -> int:
-    admin = read(arguments.config).admin
+    admin = access(arguments.config).admin
     service = arguments.service
     wanted = {} if arguments.to is None else {"generation": int(arguments.to)}
-    said = ordered(admin, f"{service_path(service)}/rollback", dict(wanted))
+    said = order(admin, f"{service_path(service)}/rollback", dict(wanted))
     shown = _confirmed(admin, service, said["number"])
     return done(arguments, {**said, **shown}, f"{service}: back to {_shares(shown['split'])}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli.command_line import ROOT, Run, environment, write_configuration
-from upstreamd.cli.app import COMMANDS
+from upstreamd.cli.app import commands
 from upstreamd.cli.shells import SCRIPTS, describe
 
 ASK = """
@@ -50,7 +50,7 @@ async def offered(home: Path, *words: str) -> list[str]:
 async def test_bash_completes_commands_and_options(home: Path) -> None:
     """The first word is a command; after one come its own options, and the choices of its arguments."""
     assert await offered(home, "st") == ["status"]
-    assert set(await offered(home, "")) == {*COMMANDS, "--help", "--version"}
+    assert set(await offered(home, "")) == {*(command.name for command in commands()), "--help", "--version"}
     assert await offered(home, "status", "--w") == ["--watch"]
     assert await offered(home, "completion", "z") == ["zsh"]
     assert await offered(home, "demo", "--route", "res") == ["resolve"]
@@ -75,7 +75,7 @@ async def test_every_command_and_option_is_in_each_script(upstreamd: Run, shell:
     """A command added to the table is completed in every shell without further work."""
     ended = await upstreamd("completion", shell)
     assert (ended.code, ended.err) == (0, "")
-    for command in map(describe, COMMANDS.values()):
+    for command in map(describe, commands()):
         assert command.name in ended.out
         for option in command.options:
             for name in option.names:
@@ -86,7 +86,7 @@ async def test_every_command_and_option_is_in_each_script(upstreamd: Run, shell:
 def test_each_script_is_one_that_its_shell_can_read(tmp_path: Path, shell: str, check: str) -> None:
     """The shell itself finds no error in the script; one that is not installed here is looked at elsewhere."""
     script = tmp_path / "script"
-    script.write_text(SCRIPTS[shell]([describe(command) for command in COMMANDS.values()]))
+    script.write_text(SCRIPTS[shell]([describe(command) for command in commands()]))
     if shutil.which(shell) is None:
         assert shell != "bash"
         return

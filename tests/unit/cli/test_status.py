@@ -336,21 +336,6 @@ async def test_a_token_that_does_not_open_is_told_with_its_file(
     assert told.format(mine) in refused.err
 
 
-async def test_it_starts_without_the_servers_libraries(tmp_path: Path) -> None:
-    """What makes a server slow to start is not imported to print a table."""
-    async with sidecar(seen) as listen:
-        path = write_configuration(tmp_path / "upstreamd.toml", listen)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-X", "importtime", "-m", "upstreamd", "status", "-c", str(path),
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env=environment(),
-        )  # fmt: skip
-        _, err = await process.communicate()
-    imported = {line.rpartition(b"|")[2].strip().partition(b".")[0].decode() for line in err.splitlines()}
-    assert process.returncode == 0
-    assert "upstreamd" in imported
-    assert imported.isdisjoint({"aiohttp", "uvloop", "prometheus_client", "crossplane", "asyncio", "rich", "msgspec"})
-
-
 class Terminal:
     """A terminal of 80 columns with a command in it."""
 

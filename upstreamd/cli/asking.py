@@ -1,0 +1,28 @@
+"""How a command ends that asks the sidecar and gets no answer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from upstreamd.cli.ask import RefusedError, UnreachableError
+from upstreamd.cli.command import Arguments
+from upstreamd.cli.configuration import read
+from upstreamd.cli.ending import Ending, end
+
+
+def asking(perform: Callable[[Arguments], int]) -> Callable[[Arguments], int]:
+    """`perform`, ended by the sidecar's refusal or silence; where it is silent and the configuration is wrong, by all
+    that is wrong, for then no sidecar can run by it."""
+
+    @functools.wraps(perform)
+    def performed(arguments: Arguments) -> int:
+        try:
+            return perform(arguments)
+        except RefusedError as error:
+            end(Ending.NO, str(error))
+        except UnreachableError as error:
+            read(arguments.config)
+            end(Ending.UNREACHABLE, str(error))
+
+    return performed
