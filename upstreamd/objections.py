@@ -78,7 +78,7 @@ def leaves_somebody(tried: Decision, member: Member) -> None:
 
 
 def enough_healthy(decision: Decision, split: Split) -> None:
-    """Raises OrderError where too few instances of the split's versions could serve it."""
+    """Raises OrderError where too few instances of the split's versions could serve it, or backups alone."""
     found = [member for member in decision.members if member.instance.version == split.version]
     healthy = sum(member.state is State.HEALTHY for member in found)
     if healthy < split.min_healthy:
@@ -87,6 +87,7 @@ def enough_healthy(decision: Decision, split: Split) -> None:
             f" {split.min_healthy} must be ({counts(decision)})"
         )
     if split.weight == 100:
+        _no_backups_alone(decision, split)
         return
     rest = [member for member in decision.members if member not in found and split.includes(member.instance)]
     if not any(member.state is State.HEALTHY for member in rest):
@@ -94,6 +95,28 @@ def enough_healthy(decision: Decision, split: Split) -> None:
             f"{split.base or 'every other version'} of {decision.service} would get {split.rest} % of the requests and"
             f" has no healthy one of {len(rest)} instances; switch wholly, or start some"
         )
+    _no_backups_alone(decision, split)
+
+
+def _no_backups_alone(decision: Decision, split: Split) -> None:
+    """Raises OrderError where a part of the split would be of backups alone while primaries could serve: backups get no
+    part beside those, and what is held in reserve is not to serve by mistake."""
+    healthy = [member for member in decision.members if member.state is State.HEALTHY]
+    if split.weight < 100:
+        healthy = [member for member in healthy if split.includes(member.instance)]
+    if all(member.instance.backup for member in healthy):
+        return  # where there is no primary, backups serve as such
+    counted = decision.members if split.weight == 100 else healthy
+    parts = {split.version: [member for member in counted if member.instance.version == split.version]}
+    if split.weight < 100:
+        rest = [member for member in counted if member.instance.version != split.version]
+        parts[split.base or "every other version"] = rest
+    for name, part in parts.items():
+        if all(member.instance.backup for member in part):
+            raise OrderError(
+                f"{name} of {decision.service} has backups only ({len(part)}), which get no part of the requests beside"
+                " primaries; start an instance of it that is no backup, or look at its backup label, prefer, near_zones"
+            )
 
 
 def base(service: str, present: Split | None, version: str, weight: int) -> str:

@@ -59,10 +59,14 @@ class Stack:
         """Where nginx serves."""
         return f"http://127.0.0.1:{self.nginx.port}/"
 
-    def name(self, *versions: tuple[str, list[App]]) -> None:
-        """Make these the instances, each with its version."""
+    def name(self, *versions: tuple[str, list[App]], backups: str = "") -> None:
+        """Make these the instances, each with its version; those of the version `backups` are in reserve."""
         content = [
-            {"targets": [app.endpoint for app in running], "labels": {"version": version} if version else {}}
+            {
+                "targets": [app.endpoint for app in running],
+                "labels": ({"version": version} if version else {})
+                | ({"backup": "true"} if version and version == backups else {}),
+            }
             for version, running in versions
         ]
         fresh = self.targets.with_suffix(".fresh")

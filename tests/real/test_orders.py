@@ -116,6 +116,25 @@ async def test_orders_that_would_do_harm_or_mean_nobody_are_refused(nginx_binary
             assert (said.code, "cannot be reached" in said.err) == (3, True), said
 
 
+async def test_a_version_that_is_held_in_reserve_is_not_switched_to(nginx_binary: str, tmp_path: Path) -> None:
+    """Where green has backups only and blue serves, neither all nor a part of the requests is given to green."""
+    stack = Stack(nginx_binary, tmp_path, "reload")
+    async with apps("blue", "green") as (blue, green):
+        stack.name(("blue", [blue]), ("green", [green]), backups="green")
+        async with stack.running():
+            await stack.serves(blue, green)
+            for words in (("green",), ("green", "--weight", "10"), ("blue", "--weight", "10")):
+                said = await stack.order("switch", "app_servers", *words)
+                assert (said.code, "has backups only (1), which get no part of the requests" in said.err) == (1, True)
+            assert stack.rotation()["number"] == 0
+            stack.name(("blue", [blue]), ("green", [green]))
+            await eventually(
+                lambda: " backup;" not in stack.nginx.output.read_text(), "green to be held in reserve no more"
+            )
+            await stack.switched("green")
+            assert (await asyncio.to_thread(stack.nginx.get)) == (200, "green")
+
+
 @each_route
 async def test_a_switch_moves_all_requests_at_once(nginx_binary: str, tmp_path: Path, route: str) -> None:
     """After `switch` returns the new version alone serves, `rollback` brings the old one back; no request fails."""
