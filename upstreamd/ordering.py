@@ -24,6 +24,10 @@ ELSEWHERE = "change ordered on another machine"
 """As an operator is told of it where his own order has to wait for it."""
 
 
+def _one(verb: str) -> str:
+    return f"an {verb}" if verb[0] in "aeiou" else f"a {verb}"
+
+
 def _nobody(_service: str, _what: str) -> None:
     """Hears of orders where they are not shared."""
 
@@ -232,7 +236,9 @@ class Ordering:
         for order in self._pending(service):
             if order.conflicts(verb, endpoint):
                 about = f" of {order.endpoint}" if order.endpoint else ""
-                raise OrderError(f"a {order.verb}{about} of {service} is being applied; try again soon", kind="busy")
+                raise OrderError(
+                    f"{_one(order.verb)}{about} of {service} is being applied; try again soon", kind="busy"
+                )
 
     def _pending(self, service: str) -> list[_Order]:
         """The orders that nginx has not confirmed yet."""

@@ -104,16 +104,17 @@ class Changing:
             return problem(
                 503, "this upstreamd takes no orders yet; try again in a moment", {"Retry-After": RETRY_AFTER}
             )
-        fields = {"order": verb, "by": question.by, **question.names}
+        context = {"order": verb, "by": question.by, **question.names}
         try:
             said = give(self._orders)
         except BodyError as error:
             return problem(error.status, str(error))
         except OrderError as error:
-            log.warning("not done: %s, ordered by %s: %s", what, question.by, error, extra={"fields": fields})
-            more = {"Retry-After": RETRY_AFTER} if error.kind == "busy" else {}
-            return problem(STATUS.get(error.kind, 409), str(error), more, kind=error.kind)
-        log.info("done: %s, ordered by %s", what, question.by, extra={"fields": {**fields, **dict(_scalars(question))}})
+            log.warning("not done: %s, ordered by %s: %s", what, question.by, error, extra={"context": context})
+            again = {"Retry-After": RETRY_AFTER} if error.kind == "busy" else {}
+            return problem(STATUS.get(error.kind, 409), str(error), again, kind=error.kind)
+        more = {"context": context, "fields": dict(_scalars(question))}
+        log.info("done: %s, ordered by %s", what, question.by, extra=more)
         return answer(encode(said), "application/json", 202)
 
 
