@@ -8,7 +8,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import NoReturn, cast
 
 from upstreamd import __version__
 from upstreamd.cli.command import Command
@@ -86,8 +86,16 @@ def _performed(command: Command, words: Sequence[str]) -> int:
         return Ending.NO
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, and where the rest stands."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse."""
+        end(Ending.WRONG, f"{self.prog}: {message}; see `{self.prog} --help`")
+
+
 def _arguments(command: Command, words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         f"upstreamd {command.name}",
         description=f"{command.summary[0].upper()}{command.summary[1:]}.\n\n{command.detail}",
         epilog=f"example:\n  {command.example}",

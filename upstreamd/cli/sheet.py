@@ -12,6 +12,8 @@ from upstreamd.observe.printable import printable
 
 ALARM = "! "
 """What a line begins with that asks for an operator."""
+NO_MASTER = "no nginx master: "
+"""What the sidecar begins with where no nginx runs that it could signal."""
 MAX_SKIPPED = 3
 LONGEST_ID = 24
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
@@ -51,12 +53,25 @@ def _sheet(document: Document) -> Sheet:
     parts: list[str | Table] = [*top]
     for name, service in document["services"].items():
         parts += ["", *_service(name, service, now)]
-    parts += ["", *_sources(document["sources"]), "", *_sharing(document, now), _nginx(document["nginx"], top)]
+    parts += ["", *_sources(document["sources"]), "", *_sharing(document, now), _nginx(document["nginx"])]
     return Sheet(tuple(parts[1:] if parts[0] == "" else parts))
 
 
 def _top(document: Document) -> list[str]:
-    """What the whole has to say: whether it is ready, what waits, and what became of the last apply; each once."""
+    """What the whole has to say: whether nginx runs, whether all is ready, what waits, and what became of the last
+    apply; each once."""
+    problem = document["nginx"]["problem"]
+    return [*([f"{ALARM}{_missing(problem)}"] if problem else []), *_readiness(document, problem)]
+
+
+def _missing(problem: str) -> str:
+    """Why nginx is not seen, for people who may not know what a master is."""
+    why = printable(problem)
+    return f"nginx is not running: {why.removeprefix(NO_MASTER)}" if why.startswith(NO_MASTER) else f"nginx: {why}"
+
+
+def _readiness(document: Document, said: str) -> list[str]:
+    """Whether it is ready, what waits and what failed, without what is `said` already."""
     ready, reason, pending = document["ready"], document["reason"], document["pending"]
     outcome = document.get("outcome")
     failure = _LAST_APPLY.get(outcome["kind"], "") if outcome else ""
@@ -66,12 +81,17 @@ def _top(document: Document) -> list[str]:
             return [f"{ALARM}{printable(reason)}", *waiting] if reason else waiting
         return [f"{ALARM}not ready: {_nobody(document) or printable(reason)}"]
     detail = outcome["detail"] if outcome else ""
-    sentence = f"{failure}: {printable(detail)}"
+    rest = printable(_without(detail, said))
+    sentence = f"{failure}: {rest}" if rest else failure
     if not ready:
         if detail in reason:
             return [f"{ALARM}not ready; {sentence}"]
         return [f"{ALARM}not ready: {printable(reason)}", f"{ALARM}{sentence}"]
     return [f"{ALARM}a change is waiting: {sentence}" if pending else f"{ALARM}{sentence}"]
+
+
+def _without(sentence: str, said: str) -> str:
+    return sentence.replace(said, "").strip("; ") if said else sentence
 
 
 def _sharing(document: Document, now: datetime) -> list[str]:
@@ -186,11 +206,10 @@ def _skipped(name: str, source: dict[str, Any]) -> list[str]:
     return [*lines, f"{ALARM}{name} skips {more} more"] if more else lines
 
 
-def _nginx(nginx: dict[str, Any], said: Sequence[str]) -> str:
-    """What runs; `said` is not said again."""
-    problem = printable(nginx["problem"])
-    if problem:
-        return f"{ALARM}nginx: see above" if any(problem in line for line in said) else f"{ALARM}nginx: {problem}"
+def _nginx(nginx: dict[str, Any]) -> str:
+    """What runs."""
+    if nginx["problem"]:
+        return f"{ALARM}nginx: see above"
     draining = f", {nginx['draining']} draining" if nginx["draining"] else ""
     return f"nginx {printable(nginx['version'])}, master {nginx['master']}, {nginx['workers']} workers{draining}"
 

@@ -72,13 +72,16 @@ async def test_a_typing_mistake_gets_the_nearest_word(upstreamd: Run, words: tup
         ("status", "--json", "--watch"),
         ("status", "one", "two"),
         ("plan", "-c"),
+        ("drain", "app"),
+        ("drain", "app", "10.0.0.1:3000", "--timeout", "5\x1b"),
     ],
 )
 async def test_wrong_arguments_are_exit_code_2(upstreamd: Run, words: tuple[str, ...]) -> None:
-    """What cannot be meant is refused before anything starts."""
+    """What cannot be meant is refused before anything starts, in one sentence that names the command's help."""
     ended = await upstreamd(*words)
     assert (ended.code, ended.out) == (2, "")
-    assert "Traceback" not in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert ended.err.endswith(f"see `upstreamd {words[0]} --help`\n")
 
 
 async def test_a_good_configuration_is_called_good(upstreamd: Run, tmp_path: Path) -> None:

@@ -130,20 +130,21 @@ async def test_what_is_wrong_stands_at_the_top(upstreamd: Run, tmp_path: Path) -
         base,
         sources={"file:app": source},
         outcome=Outcome(OutcomeKind.REJECTED, DIGEST, "nginx: [emerg] no servers", 0.1),
-        nginx=replace(base.nginx, problem="no live master has the pid in /run/nginx.pid"),
+        nginx=replace(base.nginx, problem="its processes cannot be looked at"),
     )
     async with sidecar(lambda: bad) as listen:
         ended = await upstreamd("status", "-c", str(write_configuration(tmp_path / "upstreamd.toml", listen)))
     assert ended.code == 0
     alarms = [line for line in ended.out.splitlines() if line.startswith("! ")]
     assert alarms == [
+        "! nginx: its processes cannot be looked at",
         "! not ready: nginx has not confirmed a configuration yet",
         "! the last apply was rejected: nginx: [emerg] no servers",
         "! file:app skips web-0: port 0",
         "! file:app skips web-1: port 0",
         "! file:app skips web-2: port 0",
         "! file:app skips 2 more",
-        "! nginx: no live master has the pid in /run/nginx.pid",
+        "! nginx: see above",
     ]
 
 
@@ -170,10 +171,20 @@ async def test_one_cause_is_told_once(upstreamd: Run, tmp_path: Path) -> None:
         nginx=NginxView(problem=cause),
     )
     lines = await shown(upstreamd, tmp_path, lost)
-    assert lines[0] == f"! not ready; the last apply failed: {detail}"
-    assert lines[2] == "app: nginx serves 0 of 1, nothing is confirmed yet"
+    assert lines[0] == "! nginx is not running: /run/nginx.pid does not exist; start nginx"
+    assert lines[1] == "! not ready; the last apply failed: the new file is in place and is read when nginx starts"
+    assert lines[3] == "app: nginx serves 0 of 1, nothing is confirmed yet"
     assert lines[-1] == "! nginx: see above"
-    assert "\n".join(lines).count(cause) == 1
+    assert "\n".join(lines).count("does not exist") == 1
+
+
+async def test_that_nginx_has_stopped_is_told_first(upstreamd: Run, tmp_path: Path) -> None:
+    """However well all was when it was last applied, the first line says that nobody serves."""
+    stopped = NginxView(problem="no nginx master: pid 1234 has ended")
+    lines = await shown(upstreamd, tmp_path, replace(picture(member()), nginx=stopped))
+    assert lines[0] == "! nginx is not running: pid 1234 has ended"
+    assert lines[2].startswith("app: nginx serves 1 of 1")
+    assert lines[-1] == "! nginx: see above"
 
 
 async def test_a_change_that_waits_is_told(upstreamd: Run, tmp_path: Path) -> None:
