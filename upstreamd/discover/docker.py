@@ -26,6 +26,7 @@ from upstreamd.discover.docker_container import (
     wanted,
 )
 from upstreamd.discover.docker_engine import Engine, Event, EventStream
+from upstreamd.discover.held_stream import HeldStream
 from upstreamd.model import Answer, Clock, Instance, Skipped
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGQUIT})
@@ -113,7 +114,7 @@ class DockerDiscoverer:
         self._clock = clock
         self._leaving = _Leaving(clock)
         self._listing = _Listing((), (), Surroundings())
-        self._stream: EventStream | None = None
+        self._stream = HeldStream(lambda: engine.events(self._since))
         self._since = 0  # the engine's nanoseconds of the last event seen
         self._due = 0.0
 
@@ -124,26 +125,16 @@ class DockerDiscoverer:
 
     async def discover(self) -> Answer:
         """The complete set; see Discoverer."""
-        try:
-            if self._stream is None:
-                # the stream before the list: what happens while the list is made is then not missed
-                self._stream = await self._engine.events(self._since)
-                self._leaving.forget_deaths()
-                return await self._listed(look_again=_SECOND_LOOK)
-            return await self._changed(self._stream)
-        except BaseException:
-            self._drop_stream()  # the next call opens another and lists
-            raise
+        return await self._stream.answered(self._first, self._changed)
 
     async def close(self) -> None:
         """Gives back the stream and every connection."""
-        self._drop_stream()
+        self._stream.close()
         await self._engine.close()
 
-    def _drop_stream(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()
+    async def _first(self, _: EventStream) -> Answer:
+        self._leaving.forget_deaths()
+        return await self._listed(look_again=_SECOND_LOOK)
 
     async def _changed(self, stream: EventStream) -> Answer:
         """The set after the next event that concerns it, or at the resync."""

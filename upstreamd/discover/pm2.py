@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from upstreamd.discover.admit import answered, bounded, shown
+from upstreamd.discover.held_stream import HeldStream
 from upstreamd.discover.pm2_daemon import Daemon, Events
 from upstreamd.discover.pm2_process import Bound, Process, Reader, Running, instances
 from upstreamd.model import Answer, Clock, Instance, Skipped
@@ -63,7 +64,7 @@ class PM2Discoverer:
         self._daemon = daemon
         self._resync = resync  # seconds
         self._clock = clock
-        self._events: Events | None = None
+        self._events = HeldStream(daemon.events)
         self._last = Answer(frozenset())
         self._effort = _Effort(clock)
         self._due = 0.0
@@ -76,24 +77,14 @@ class PM2Discoverer:
 
     async def discover(self) -> Answer:
         """The complete set; see Discoverer."""
-        try:
-            if self._events is None:
-                # the stream before the list: what happens while the list is made is then not missed
-                self._events = await self._daemon.events()
-                return await self._listed(self._events, look_again=_SECOND_LOOK)
-            return await self._changed(self._events)
-        except BaseException:
-            self._drop_events()  # the next call opens another stream and lists
-            raise
+        return await self._events.answered(self._first, self._changed)
 
     async def close(self) -> None:
         """Gives back the stream of events."""
-        self._drop_events()
+        self._events.close()
 
-    def _drop_events(self) -> None:
-        events, self._events = self._events, None
-        if events is not None:
-            events.close()
+    async def _first(self, events: Events) -> Answer:
+        return await self._listed(events, look_again=_SECOND_LOOK)
 
     async def _changed(self, events: Events) -> Answer:
         """The set once it is another one, or at the resync."""

@@ -16,6 +16,7 @@ from upstreamd.config import SwarmManager
 from upstreamd.discover.admit import answered, bounded, shown, shown_bytes
 from upstreamd.discover.docker_container import SERVICE_LABEL, Bound
 from upstreamd.discover.docker_engine import Engine, Event, EventStream
+from upstreamd.discover.held_stream import HeldStream
 from upstreamd.discover.swarm_state import Node, Service, Task
 from upstreamd.discover.swarm_task import Place, instance, unbound
 from upstreamd.model import Answer, Clock, Instance, Skipped
@@ -60,7 +61,7 @@ class SwarmDiscoverer:
         self._engine = engine
         self._settings = settings
         self._clock = clock
-        self._stream: EventStream | None = None
+        self._stream = HeldStream(lambda: engine.events(filters=_EVENTS))
         self._answer: Answer | None = None
         self._services: dict[str, Service] = {}
         self._nodes: dict[str, Node] = {}
@@ -79,27 +80,17 @@ class SwarmDiscoverer:
 
     async def discover(self) -> Answer:
         """The complete set; see Discoverer."""
-        try:
-            if self._stream is None:
-                # the stream before the lists: what happens while they are made is then not missed
-                self._stream = await self._engine.events(filters=_EVENTS)
-                self._answer = None
-                await self._resync()
-                return await self._look()
-            return await self._changed(self._stream)
-        except BaseException:
-            self._drop_stream()  # the next call opens another and lists
-            raise
+        return await self._stream.answered(self._first, self._changed)
 
     async def close(self) -> None:
         """Gives back the stream and every connection."""
-        self._drop_stream()
+        self._stream.close()
         await self._engine.close()
 
-    def _drop_stream(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()
+    async def _first(self, _: EventStream) -> Answer:
+        self._answer = None
+        await self._resync()
+        return await self._look()
 
     async def _changed(self, stream: EventStream) -> Answer:
         """The set, once it has changed or a resync is due."""
