@@ -6,12 +6,12 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from upstreamd.replacement import replace_file
 from upstreamd.rollout.seen import Key
 from upstreamd.rollout.stop import UsageError
 
@@ -83,17 +83,7 @@ class Journal:
         """Replace the file by what is so now; what it was, or this, is found whatever happens. Raises UsageError."""
         text = json.dumps({"format": FORMAT, **asdict(progress)}, indent=1)
         try:
-            with tempfile.NamedTemporaryFile(
-                "w", dir=self.path.parent, prefix=f".{self.path.name}.", delete=False
-            ) as fresh:
-                try:
-                    fresh.write(text)
-                    fresh.flush()
-                    os.fsync(fresh.fileno())
-                    Path(fresh.name).replace(self.path)
-                except BaseException:
-                    Path(fresh.name).unlink()
-                    raise
+            replace_file(self.path, text.encode(), synced=True)
         except OSError as error:
             raise UsageError(
                 f"{self.path} cannot be written ({error.strerror}); name another with --journal"
