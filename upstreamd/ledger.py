@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from upstreamd.config import ServiceSettings
@@ -20,6 +21,15 @@ def endpoints(*upstreams: Upstream | None) -> frozenset[Endpoint]:
     """The endpoints of all servers of these."""
     found = {id(upstream): upstream.endpoints for upstream in upstreams if upstream}  # mostly one, which is not copied
     return frozenset().union(*found.values()) if len(found) != 1 else next(iter(found.values()))
+
+
+def unchanged(entries: Collection[Entry]) -> str:
+    """What an apply is that brings no server and takes none away, for the log; before `conclude`."""
+    if not any(entry.digest for entry in entries):
+        return "the same servers as before, reloaded once so that nginx surely has them"
+    if any(entry.serving != entry.upstream for entry in entries):
+        return "the same servers with other weights"
+    return "the same servers as before"
 
 
 @dataclass(slots=True)

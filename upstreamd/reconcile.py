@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from upstreamd.apply import Transaction
 from upstreamd.config import Config
 from upstreamd.errors import RenderError
-from upstreamd.ledger import CONFIRMED, Entry
+from upstreamd.ledger import CONFIRMED, Entry, unchanged
 from upstreamd.model import (
     Clock,
     Decision,
@@ -382,7 +382,7 @@ class Reconciler:
         now = self._clock()
         self._outcome = outcome
         self._applied(outcome)
-        changes = ", ".join(filter(None, (entry.difference() for entry in due))) or "the same servers"
+        changes = ", ".join(filter(None, (entry.difference() for entry in due))) or unchanged(due)
         self._telling.applied(outcome, [entry.told() for entry in due if entry.document is not None])
         causes = ",".join(entry.cause.id for entry in due if entry.cause is not None and entry.cause.id)
         fields: dict[str, object] = {
@@ -414,4 +414,11 @@ class Reconciler:
         if self._settling:
             return False, "waiting for the sources and the first probes"
         failure = self._failure()
-        return False, f"{failure.kind}: {failure.detail}" if failure is not None else "no instance is healthy yet"
+        return False, f"{failure.kind}: {failure.detail}" if failure is not None else self._nobody()
+
+    def _nobody(self) -> str:
+        """Why nobody is to serve."""
+        if any(self.situation.claims(name) for name in self.services):
+            return "no instance is healthy yet"
+        refused = any(state.skipped for state in self.situation.sources.values())
+        return "every instance that was named is refused" if refused else "no source has named an instance yet"

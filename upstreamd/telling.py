@@ -100,7 +100,9 @@ class Telling:
             otherwise = "upstreamd has started" if before is None else "time has passed"
             cause = Cause(cause.id if cause is not None else "", otherwise)
         added, removed = _difference(before, after)
-        changes = _listed([f"+{each}" for each in added] + [f"-{each}" for each in removed]) or "with other weights"
+        changes = _listed([f"+{each}" for each in added] + [f"-{each}" for each in removed]) or _unchanged(
+            before, after
+        )
         text = f"{_count(len(after.servers))} shall serve {service}: {changes}"
         self.events.publish(Kind.DECISION, text, service=service, cause=cause.id)
         return cause
@@ -223,9 +225,16 @@ def _told(outcome: Outcome, applied: Applied) -> str:
     if outcome.kind not in CONFIRMED:
         return f"{applied.service} is not applied, {outcome.kind}: {outcome.detail}"
     added, removed = _difference(applied.before, applied.after)
-    changes = _listed([f"+{each}" for each in added] + [f"-{each}" for each in removed]) or "the same servers"
+    changes = _listed([f"+{each}" for each in added] + [f"-{each}" for each in removed]) or _unchanged(
+        applied.before, applied.after
+    )
     took = f" after {outcome.duration * 1000:.0f} ms" if outcome.kind is OutcomeKind.APPLIED else ""
     return f"nginx serves generation {applied.generation} of {applied.service}{took}: {changes}"
+
+
+def _unchanged(before: Upstream | None, after: Upstream | None) -> str:
+    """What there is to say where no endpoint comes or goes."""
+    return "the same servers as before" if before == after else "the same servers with other weights"
 
 
 def _difference(before: Upstream | None, after: Upstream | None) -> tuple[list[Endpoint], list[Endpoint]]:

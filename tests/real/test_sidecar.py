@@ -331,7 +331,8 @@ async def test_sighup_during_an_apply_waits_for_its_end(nginx_binary: str, tmp_p
 
 
 async def test_the_log_tells_who_came_and_went_and_why(nginx_binary: str, tmp_path: Path) -> None:
-    """Each change of an instance is one line with its reason, and each apply names who joins and leaves."""
+    """Each change of an instance is one line with its reason, and each apply names who joins and leaves; the first one
+    after a restart, which changes nothing, says what it is for."""
     async with apps("a", "b") as (a, b):
         nginx, sidecar = stage(nginx_binary, tmp_path, a, b)
         async with beside(nginx, sidecar):
@@ -341,3 +342,27 @@ async def test_the_log_tells_who_came_and_went_and_why(nginx_binary: str, tmp_pa
             assert f"app_servers: {a.endpoint} is healthy: " in log
             assert f"app_servers: {b.endpoint} is unhealthy: " in log
             assert "refused" in log
+            await asyncio.to_thread(sidecar.stop)
+            sidecar.start()
+            sure = ": the same servers as before, reloaded once so that nginx surely has them\n"
+            await eventually(lambda: sure in sidecar.output(), "the first apply after the restart")
+
+
+async def test_why_nobody_serves_is_told(nginx_binary: str, tmp_path: Path) -> None:
+    """While no source names an instance that is what is said, not that none of them is healthy."""
+    async with apps("a") as (a,):
+        nginx, sidecar = stage(nginx_binary, tmp_path)
+        a.healthy = False
+        nginx.start()
+        try:
+            sidecar.start()
+            await eventually(
+                lambda: sidecar.status().get("reason") == "no source has named an instance yet", "nobody to be named"
+            )
+            targets(tmp_path / "targets.json", a)
+            await eventually(lambda: sidecar.status().get("reason") == "no instance is healthy yet", "a to be named")
+            a.healthy = True
+            await eventually(sidecar.ready, "a to serve")
+        finally:
+            sidecar.stop()
+            nginx.stop()
