@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import json
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 
@@ -78,13 +79,15 @@ class _Texts(http.server.BaseHTTPRequestHandler):
 
 
 class Drip(socketserver.ThreadingTCPServer):
-    """A webhook whose answer never ends: after `begin` it sends `piece` again and again, every `pause` seconds.
-    `left` is set once somebody has had enough of it."""
+    """A server whose answer never ends: after `begin` it sends `piece` again and again, every `pause` seconds.
+    `left` is set once somebody has had enough of it. With `tls`, it speaks that from the beginning."""
 
     daemon_threads = True
 
-    def __init__(self, begin: bytes, piece: bytes, pause: float) -> None:
+    def __init__(self, begin: bytes, piece: bytes, pause: float, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Drops)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.begin = begin
         self.piece = piece
         self.pause = pause

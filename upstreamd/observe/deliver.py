@@ -171,8 +171,43 @@ def _without_markup(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+class _Hurried(smtplib.SMTP):
+    """Is cut off after `LONGEST`, whatever it waits for then: smtplib has deadlines for single reads alone."""
+
+    def connect(
+        self,
+        host: str = "localhost",
+        port: int = 0,
+        source_address: object = None,  # noqa: ARG002 - smtplib's signature, whose constructor does not give it
+    ) -> tuple[int, bytes]:
+        """As smtplib has it; from now on the time runs."""
+        self._closed = threading.Event()
+        threading.Thread(target=self._cut, args=(LONGEST,), daemon=True, name="alert's end").start()
+        try:
+            return super().connect(host, port)
+        except BaseException:
+            self._closed.set()
+            raise
+
+    def close(self) -> None:
+        """As smtplib has it."""
+        self._closed.set()
+        super().close()
+
+    def _cut(self, pause: float) -> None:
+        while not self._closed.wait(pause):
+            with contextlib.suppress(OSError):  # it is not connected, or is just being encrypted: it is cut soon
+                if self.sock is not None:
+                    socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            pause = 0.5
+
+
+class _HurriedEncrypted(_Hurried, smtplib.SMTP_SSL):
+    """The same, encrypted from its beginning."""
+
+
 def mail(message: Message, settings: AlertSettings) -> None:
-    """Send by mail; blocks at most some `PATIENCE`. STARTTLS where the server offers it, and a password only then, or
+    """Send by mail; blocks at most some `LONGEST`. STARTTLS where the server offers it, and a password only then, or
     on this machine. Raises UndeliveredError."""
     server = urlsplit(settings.mail_server)
     host, port = server.hostname or "", server.port or _PORTS[server.scheme]
@@ -183,9 +218,9 @@ def mail(message: Message, settings: AlertSettings) -> None:
         context = ssl.create_default_context()
         encrypted = server.scheme == "smtps"
         with (
-            smtplib.SMTP_SSL(host, port, timeout=PATIENCE, context=context)
+            _HurriedEncrypted(host, port, timeout=PATIENCE, context=context)
             if encrypted
-            else smtplib.SMTP(host, port, timeout=PATIENCE)
+            else _Hurried(host, port, timeout=PATIENCE)
         ) as connection:
             connection.ehlo()
             if not encrypted and connection.has_extn("starttls"):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from certificates import Certificates
 
 from tests.alert_fakes import Chat, Drip, Mailbox, serving
 from tests.check_harness import until
@@ -223,6 +224,26 @@ async def test_a_webhook_that_never_ends_is_left(
         finally:
             stage.cancel()
             await asyncio.wait([stage])
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+@pytest.mark.parametrize("begin", [b"220 ", b"220 here\r\n250-"], ids=["the greeting", "an answer"])
+def test_a_mail_server_that_drips_is_left(
+    begin: bytes, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mail server whose answer has no end is cut off at the deadline: no thread stays with it."""
+    monkeypatch.setattr(deliver, "LONGEST", 1.0)
+    certificates = Certificates(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", certificates.path("ca.pem"))
+    drip = Drip(begin, b"x", 0.05, certificates.server() if scheme == "smtps" else None)
+    with serving(drip) as port:
+        settings = AlertSettings(
+            mail_server=f"{scheme}://127.0.0.1:{port}", mail_from="u@example.com", mail_to=("a@example.com",)
+        )
+        with pytest.raises(UndeliveredError, match=rf"^mail by 127\.0\.0\.1:{port}: ") as caught:
+            mail(Message("s", "t"), settings)
+        assert "certificate" not in str(caught.value).lower()
+        assert drip.left.wait(20)
 
 
 async def test_an_endless_body_costs_nothing() -> None:
