@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from upstreamd.config import ApplySettings
 from upstreamd.model import OutcomeKind
 
@@ -10,11 +12,36 @@ _LAST_RETRY = 60.0
 _LAST_RETRY_OF_AN_OBSTACLE = 5.0
 
 
+_GAPS = 5
+"""A burst is over when nothing has come for so many times as long as between its changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes that wait to be put in force: when the first and the latest of them were seen, and how many they are."""
+
+    first: float
+    latest: float
+    count: int = 1
+
+    def and_one(self, now: float) -> Changes:
+        """These and another one, seen at `now`."""
+        return Changes(self.first, now, self.count + 1)
+
+    def over_at(self, quiet: float) -> float:
+        """When they can be taken for a whole burst: after a pause that is long for it, and `quiet` at least. Never for
+        a single one, which tells nothing of what follows."""
+        if self.count < 2:
+            return float("inf")
+        return self.latest + max(quiet, _GAPS * (self.latest - self.first) / (self.count - 1))
+
+
 class Pace:
     """The leading edge and the gathering window (all seconds on the monotonic clock).
 
-    The first change after a quiet time is due at once. After an apply, changes within the window go together; the
-    window doubles up to `max_gather` while changes keep coming and falls back to `gather` after a quiet window.
+    The first change after a quiet time is due at once. After an apply, changes within the window go together, until
+    its end or that of their burst; the window doubles up to `max_gather` while changes keep coming and falls back to
+    `gather` after a quiet window.
     """
 
     def __init__(self, settings: ApplySettings) -> None:
@@ -22,16 +49,16 @@ class Pace:
         self._window = settings.gather
         self._ended = float("-inf")
 
-    def due(self, *, changed_at: float, urgent: bool) -> float:
-        """When a change seen at `changed_at` is due; urgent ones (dead instances) need not wait `min_interval`."""
-        floor = self._ended + self._window
+    def due(self, changes: Changes, *, urgent: bool) -> float:
+        """When these changes are due; urgent ones (dead instances) need not wait `min_interval`."""
+        floor = min(self._ended + self._window, max(self._ended, changes.over_at(self._settings.gather)))
         if not urgent:
             floor = max(floor, self._ended + self._settings.min_interval)
-        return max(changed_at, floor)
+        return max(changes.first, floor)
 
-    def ended(self, *, changed_at: float, now: float) -> None:
-        """An apply has ended at `now`, well or not, for changes the first of which was seen at `changed_at`."""
-        if changed_at < self._ended + self._window:
+    def ended(self, changes: Changes, now: float) -> None:
+        """An apply of these changes has ended at `now`, well or not."""
+        if changes.first < self._ended + self._window:
             self._window = min(max(self._window, 0.001) * 2, max(self._settings.max_gather, self._settings.gather))
         else:
             self._window = self._settings.gather

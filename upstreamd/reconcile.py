@@ -22,7 +22,7 @@ from upstreamd.model import (
     Status,
     Upstream,
 )
-from upstreamd.pace import Pace
+from upstreamd.pace import Changes, Pace
 from upstreamd.picture import Picture
 from upstreamd.render import document
 from upstreamd.resolving import Resolving
@@ -35,7 +35,8 @@ from upstreamd.watching import Watching
 log = logging.getLogger("upstreamd.reconcile")
 
 DRIFT_INTERVAL = 10.0
-URGENCY_INTERVAL = 0.1
+BETWEEN_LOOKS = 0.05
+"""Seconds between looks at whether what waits is due: more that comes can make it urgent, or complete."""
 SOURCES_PATIENCE = 5.0
 RENDER_IN_THREAD = 200
 """Servers from which rendering is done beside the event loop, which must not stall the probes."""
@@ -99,7 +100,7 @@ class Reconciler:
         self._changed = asyncio.Event()
         self._changes = 0
         self._chosen = -1
-        self._changed_at = clock()
+        self._waiting = Changes(clock(), clock())
         self._outcome: Outcome | None = None
         self._settling = True
         self._alarm: asyncio.TimerHandle | None = None
@@ -192,9 +193,9 @@ class Reconciler:
             tasks.create_task(self._resolving.run())
             while True:
                 await self._due()
-                changed_at = self._changed_at
+                changes = self._waiting
                 self._changed.clear()
-                await self._cycle(changed_at)
+                await self._cycle(changes)
 
     def picture(self) -> Picture:
         """Everything as it stands, for those who only look; decided afresh, applied nowhere."""
@@ -214,9 +215,9 @@ class Reconciler:
 
     def _wake(self) -> None:
         self._changes += 1
-        if not self._changed.is_set():
-            self._changed_at = self._clock()
-            self._changed.set()
+        now = self._clock()
+        self._waiting = self._waiting.and_one(now) if self._changed.is_set() else Changes(now, now)
+        self._changed.set()
         if not self._settling:
             self._resolving.wake()
 
@@ -285,12 +286,11 @@ class Reconciler:
                     decisions = [(entry, self._decide(entry)) for entry in self._entries]
                     urgent = any(entry.loses(decision) for entry, decision in decisions)
                     pressing = any(not entry.digest or entry.loses_unwell(decision) for entry, decision in decisions)
-                due = self._pace.due(changed_at=self._changed_at, urgent=urgent)
+                due = self._pace.due(self._waiting, urgent=urgent)
                 # a retry and the look for drift wait as well, since they apply all there is
-                wake_at = max(due, self._changed_at + delay) if delay and not pressing else min(wake_at, due)
+                wake_at = max(due, self._waiting.first + delay) if delay and not pressing else min(wake_at, due)
                 if wake_at > now:
-                    # looked at again in between: what has become urgent meanwhile need not wait out min_interval
-                    await asyncio.sleep(min(wake_at - now, URGENCY_INTERVAL))
+                    await asyncio.sleep(min(wake_at - now, BETWEEN_LOOKS))
                     continue
             if wake_at <= now:
                 return
@@ -298,14 +298,14 @@ class Reconciler:
                 async with asyncio.timeout(wake_at - now):
                     await self._changed.wait()
 
-    async def _cycle(self, changed_at: float) -> None:
+    async def _cycle(self, changes: Changes) -> None:
         """One decision, where anything has changed, and one apply, which costs nothing where nginx serves it already;
         ends in one sentence."""
         urgent = await self._choose() if self._chosen != self._changes else False
         now = self._clock()
         due = [entry for entry in self._entries if entry.due(now)]
         if due:
-            work = asyncio.create_task(self._apply(due, changed_at, urgent=urgent))
+            work = asyncio.create_task(self._apply(due, changes, urgent=urgent))
             try:
                 await asyncio.shield(work)
             except asyncio.CancelledError:
@@ -332,7 +332,7 @@ class Reconciler:
                 self._telling.settled(decision)
         return urgent
 
-    async def _apply(self, due: Sequence[Entry], changed_at: float, *, urgent: bool) -> None:
+    async def _apply(self, due: Sequence[Entry], changes: Changes, *, urgent: bool) -> None:
         """Apply all together; where that is refused one by one, so that one that is bad does not hold up the others."""
         documents = [entry.document for entry in due if entry.document is not None]
         outcome = await self._transaction.apply(documents, urgent=urgent)
@@ -341,9 +341,9 @@ class Reconciler:
         refused = outcome.kind in (OutcomeKind.REJECTED, OutcomeKind.FAILED)
         if refused and len(due) > 1 and self._watching.view.master and outcome.duration < SPLIT_PATIENCE:
             for entry in due:
-                await self._apply([entry], changed_at, urgent=urgent)
+                await self._apply([entry], changes, urgent=urgent)
             return
-        self._record(outcome, due, changed_at)
+        self._record(outcome, due, changes)
         self._watching.soon()
 
     def _tell_sources(self) -> None:
@@ -378,11 +378,11 @@ class Reconciler:
             entry.document = new
             self._generation = max(self._generation, new.generation)
 
-    def _record(self, outcome: Outcome, due: Sequence[Entry], changed_at: float) -> None:
+    def _record(self, outcome: Outcome, due: Sequence[Entry], changes: Changes) -> None:
         now = self._clock()
         self._outcome = outcome
         self._applied(outcome)
-        changes = ", ".join(filter(None, (entry.difference() for entry in due))) or unchanged(due)
+        difference = ", ".join(filter(None, (entry.difference() for entry in due))) or unchanged(due)
         self._telling.applied(outcome, [entry.told() for entry in due if entry.document is not None])
         causes = ",".join(entry.cause.id for entry in due if entry.cause is not None and entry.cause.id)
         fields: dict[str, object] = {
@@ -393,7 +393,7 @@ class Reconciler:
         for entry in due:
             entry.conclude(outcome, now, self._unavailable)
         if outcome.kind is not OutcomeKind.UNCHANGED:
-            self._pace.ended(changed_at=changed_at, now=now)
+            self._pace.ended(changes, now)
         if outcome.kind not in CONFIRMED:
             names = ", ".join(entry.name for entry in due)
             log.error("%s: %s: %s", names, outcome.kind, outcome.detail, extra={"context": fields})
@@ -402,7 +402,7 @@ class Reconciler:
             duration = outcome.duration * 1000
             fields |= {"generation": self._generation, "duration_seconds": outcome.duration}
             sentence = "nginx serves generation %d after %.0f ms: %s"
-            log.info(sentence, self._generation, duration, changes, extra={"context": fields})
+            log.info(sentence, self._generation, duration, difference, extra={"context": fields})
             self._persist(self.carried())
 
     def _readiness(self) -> tuple[bool, str]:

@@ -14,7 +14,7 @@ from upstreamd.errors import ApplyError, RenderError
 from upstreamd.events import Cause
 from upstreamd.ledger import endpoints
 from upstreamd.model import Clock, Decision, Document, Endpoint, Outcome, OutcomeKind, State, Upstream
-from upstreamd.pace import Pace
+from upstreamd.pace import Changes, Pace
 from upstreamd.picture import ServiceView
 from upstreamd.render import document
 from upstreamd.state import marker_on_disk
@@ -28,6 +28,8 @@ LOOK_AGAIN = 10.0
 RENDER_IN_THREAD = 200
 MOST_GATHERED = 0.4
 """Seconds that changes are gathered at most: nginx's resolver asks once a second, and is to be told what is new."""
+BETWEEN_LOOKS = 0.05
+"""Seconds between looks at whether what waits is due: more that comes can make it due earlier."""
 IDLE_GATHER = 0.005
 """Seconds for which news are gathered that have changed nothing so far, as when a new instance is not checked yet."""
 
@@ -80,6 +82,7 @@ class Resolving:
         self._choose = choose
         self._services = [_Service(each, services[each.name]) for each in config.services if each.name in services]
         self._changed = asyncio.Event()
+        self._waiting = Changes(clock(), clock())
 
     def attach(
         self,
@@ -124,6 +127,8 @@ class Resolving:
 
     def wake(self) -> None:
         """A decision may come out differently."""
+        now = self._clock()
+        self._waiting = self._waiting.and_one(now) if self._changed.is_set() else Changes(now, now)
         self._changed.set()
 
     def forget(self) -> None:
@@ -179,14 +184,15 @@ class Resolving:
             pace = Pace(replace(self._config.apply, max_gather=gathered))
             while True:
                 await self._changed.wait()
-                changed_at = self._clock()
                 # no reload, so there is no min_interval to wait for
-                await asyncio.sleep(max(0.0, pace.due(changed_at=changed_at, urgent=True) - changed_at))
+                while (wait := pace.due(self._waiting, urgent=True) - self._clock()) > 0:  # noqa: ASYNC110 - for a time
+                    await asyncio.sleep(min(wait, BETWEEN_LOOKS))
+                changes = self._waiting
                 self._changed.clear()
                 self._look()
                 told = [self._publish(service) for service in self._services]
                 if any(told):
-                    pace.ended(changed_at=changed_at, now=self._clock())
+                    pace.ended(changes, self._clock())
                 else:  # what changed nothing was no change, and does not make the next one wait
                     await asyncio.sleep(min(self._config.apply.gather, IDLE_GATHER))
 
@@ -201,7 +207,7 @@ class Resolving:
             service.alarm = None
         if decision.again_at is not None:
             wait = decision.again_at - self._clock()
-            service.alarm = asyncio.get_running_loop().call_later(wait, self._changed.set)
+            service.alarm = asyncio.get_running_loop().call_later(wait, self.wake)
         if decision.upstream is None:
             service.settled_at = service.decided_at
             return False

@@ -202,11 +202,7 @@ class Checker:
         if ok and is_well and word is None and health.reason == reason and watched.paced:
             # the usual case, and the only one that has to be cheap: observing the result would change nothing
             if not watched.again and not watched.doubted:
-                width, interval = self._rounds[watched.service], watched.settings.interval
-                if width:
-                    self._wheel.join(watched, max(now, watched.due + interval), width)
-                else:
-                    self._wheel.queue_at(watched, max(now, watched.due + jittered(interval)))
+                self._queue_after(watched, watched.settings.interval, now)
                 return
         else:
             self._observe(watched, result, is_news=is_first or watched.is_settled is not was_settled)
@@ -250,7 +246,15 @@ class Checker:
         if not interval:
             self._wheel.queue(watched)
         elif watched.paced:
-            self._wheel.queue_at(watched, max(result.at, watched.due + jittered(interval)))
+            self._queue_after(watched, interval, result.at)
         else:  # endpoints that came together are spread over the interval from here on
             watched.paced = True
             self._wheel.queue_at(watched, result.at + anywhere(interval))
+
+    def _queue_after(self, watched: Watched, interval: float, now: float) -> None:
+        """The next probe comes an interval after the last one was due; in a round, where those have that interval."""
+        width = self._rounds[watched.service]
+        if width and interval == watched.settings.interval:
+            self._wheel.join(watched, max(now, watched.due + interval), width)
+        else:
+            self._wheel.queue_at(watched, max(now, watched.due + jittered(interval)))
