@@ -261,7 +261,7 @@ async def churn(directory: Path, route: str) -> dict[str, object]:
 async def large(directory: Path, route: str) -> dict[str, object]:
     """One of 10,000 turns sick and well: from its verdict to the file, and how long the loop was away."""
     back_ends = BackEnds(directory / "back", 10_000)
-    swaps, lags = [], []
+    swaps, lags, scrapes = [], [], []
     try:
         async with served(directory, back_ends, route, "2s", Watched) as (nginx, sidecar, first):
             assert isinstance(sidecar, Watched)
@@ -274,9 +274,10 @@ async def large(directory: Path, route: str) -> dict[str, object]:
                 gone = f"server {address}:{back_ends.port};"
                 await eventually(lambda gone=gone: gone not in nginx.output.read_text(), "the file", PATIENCE)
                 swaps.append(nginx.output.stat().st_mtime - float(sidecar.config.with_suffix(".sick").read_text()))
-                await eventually(lambda: not pending(sidecar), "the apply", PATIENCE)
+                await asyncio.sleep(2.0)
                 lags.append(await sidecar.lag())
-                await asyncio.sleep(1.5)
+                await eventually(lambda: not pending(sidecar), "the apply", PATIENCE)
+                scrapes.append(await sidecar.lag())
             rss = resident(sidecar.pid)
     finally:
         back_ends.stop()
@@ -284,6 +285,7 @@ async def large(directory: Path, route: str) -> dict[str, object]:
         "first_apply_s": round(first, 2),
         "swapped_after_s": [round(each, 3) for each in swaps],
         "loop_away_ms": [round(each, 1) for each in lags],
+        "loop_away_scraped_ms": [round(each, 1) for each in scrapes],
         "loop_away_quiet_ms": round(quiet, 1),
         "loop_away_at_start_ms": round(at_start, 1),
         "rss_mb": round(rss, 1),

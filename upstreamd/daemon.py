@@ -45,8 +45,8 @@ from upstreamd.unavailable import UnavailableResponder
 
 log = logging.getLogger("upstreamd")
 
-SWITCH_INTERVAL = 0.0005
-"""Seconds for which a thread that computes may hold up the event loop (5 ms by default)."""
+SWITCH_INTERVAL = 0.0001
+"""Seconds for which a thread that computes may hold up the event loop, at each of its system calls (default: 5 ms)."""
 SHUTDOWN_PATIENCE = 1.0
 """Seconds that an apply under way is given to end at SIGTERM; the whole shutdown takes less than two."""
 
@@ -125,6 +125,9 @@ class Daemon:
         def keep(known: Saved) -> None:
             state.save(replace(known, sharing=self._remembered(saved)))
 
+        async def keep_beside(known: Saved) -> None:
+            await state.save_beside(replace(known, sharing=self._remembered(saved)))
+
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(OutputLock([service.output for service in config.services]))
             before, transaction = self._transaction, self._same_transaction(config)
@@ -161,6 +164,7 @@ class Daemon:
                 applied=self._applied,
                 telling=self._telling,
                 persist=keep,
+                keep=keep_beside,
                 stagger=lambda: self._partnership.presence.delay if self._partnership is not None else 0.0,
                 before=self._reconciler if transaction is before else None,
             )

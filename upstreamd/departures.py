@@ -133,7 +133,7 @@ class Departures:
         if not drained:
             return view
         members = tuple(
-            replace(member, state=State.DRAINED)
+            member._replace(state=State.DRAINED)
             if member.state is State.DRAINING and not member.serving and member.instance.endpoint in drained
             else member
             for member in view.decision.members

@@ -138,7 +138,7 @@ class Entry:
         members = tuple(
             member
             if member.serving is (member.instance.endpoint in served)
-            else replace(member, serving=not member.serving)
+            else member._replace(serving=not member.serving)
             for member in decision.members
         )
         kept = served - {member.instance.endpoint for member in members}

@@ -49,9 +49,15 @@ class Instance:
         """The (address, port) pair that health and the upstream know the instance by."""
         return Endpoint(self.address, self.port)
 
+    @functools.cached_property
+    def rank(self) -> tuple[object, ...]:
+        """What instances are ordered by: comparing tuples is many times quicker than comparing dataclasses."""
+        return _FIELDS(self)
 
-RANK = attrgetter(*(field.name for field in fields(Instance)))
-"""The order of instances as a key: comparing tuples is many times quicker than comparing dataclasses."""
+
+_FIELDS = attrgetter(*(field.name for field in fields(Instance)))
+RANK = attrgetter("rank")
+"""The order of instances as a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +195,7 @@ class Health:
         return replace(self, streak=0, failures=failed, reason=result.reason)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Server:
+class Server(NamedTuple):
     """One server line of an upstream; `fail_timeout` in seconds."""
 
     address: str
@@ -203,11 +208,7 @@ class Server:
     @property
     def endpoint(self) -> Endpoint:
         """The (address, port) pair nginx connects to."""
-        return tuple.__new__(Endpoint, (self.address, self.port))  # quicker, and read very often
-
-
-SERVER_RANK = attrgetter(*(field.name for field in fields(Server)))
-"""The order of servers as a key, as above."""
+        return tuple.__new__(Endpoint, self[:2])  # quicker, and read very often
 
 
 @dataclass(frozen=True)
@@ -241,8 +242,7 @@ class State(StrEnum):
     DRAINED = "drained"
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """An instance with the decision about it: its state, whether it is in the upstream, and why.
 
     `since` is the monotonic time at which its health last changed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from upstreamd.apply import Transaction
 from upstreamd.config import Config
@@ -51,7 +51,8 @@ class Reconciler:
 
     `resolving` has the services that need no reload; `sources` are the names of the sources with what is known of
     each; `standing` are the orders that hold; `applied` gets every Outcome, `telling` everything that people may ask
-    about; `persist` the state worth keeping after an apply or an order. `stagger` tells for how many seconds other
+    about; `persist` the state worth keeping after an order, before anything follows from it, and `keep` that after an
+    apply, beside the event loop. `stagger` tells for how many seconds other
     machines are let go first. `before` is the reconciler of the configuration before, where the same transaction goes
     on: what nginx was proved to serve need not be proved again.
     """
@@ -69,6 +70,7 @@ class Reconciler:
         applied: Callable[[Outcome], None],
         telling: Telling,
         persist: Callable[[Saved], None],
+        keep: Callable[[Saved], Awaitable[None]],
         stagger: Callable[[], float] = float,
         before: Reconciler | None = None,
     ) -> None:
@@ -79,6 +81,8 @@ class Reconciler:
         self._applied = applied
         self._telling = telling
         self._persist = persist
+        self._keep = keep
+        self._unkept = asyncio.Event()
         self._stagger = stagger
         listen = config.unavailable.listen
         self._unavailable = Endpoint(listen.host, listen.port)
@@ -191,11 +195,19 @@ class Reconciler:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watching.run())
             tasks.create_task(self._resolving.run())
+            tasks.create_task(self._keeping())
             while True:
                 await self._due()
                 changes = self._waiting
                 self._changed.clear()
                 await self._cycle(changes)
+
+    async def _keeping(self) -> None:
+        """Keep what nginx has come to serve; beside the event loop, for it is much where instances are many."""
+        while True:
+            await self._unkept.wait()
+            self._unkept.clear()
+            await self._keep(self.carried())
 
     def picture(self) -> Picture:
         """Everything as it stands, for those who only look; decided afresh, applied nowhere."""
@@ -231,7 +243,8 @@ class Reconciler:
         self._applied(outcome)
         if outcome.kind is OutcomeKind.APPLIED:
             self._watching.soon()
-            self._persist(self.carried())
+            self.situation.lasting.rest()
+            self._unkept.set()
 
     def _renewed(self) -> None:
         """nginx has a new master, which is told anew what it shall serve."""
@@ -399,11 +412,12 @@ class Reconciler:
             log.error("%s: %s: %s", names, outcome.kind, outcome.detail, extra={"context": fields})
         elif outcome.kind is OutcomeKind.APPLIED:
             self._watching.applied(due)
+            self.situation.lasting.rest()
             duration = outcome.duration * 1000
             fields |= {"generation": self._generation, "duration_seconds": outcome.duration}
             sentence = "nginx serves generation %d after %.0f ms: %s"
             log.info(sentence, self._generation, duration, difference, extra={"context": fields})
-            self._persist(self.carried())
+            self._unkept.set()
 
     def _readiness(self) -> tuple[bool, str]:
         wanted = [entry.digest for entry in self._entries if entry.upstream is not None]

@@ -26,7 +26,7 @@ LOOK_AGAIN = 10.0
 """Seconds after which nginx's configuration is looked at again where it lacked something."""
 
 RENDER_IN_THREAD = 200
-MOST_GATHERED = 0.4
+MOST_GATHERED = 0.5
 """Seconds that changes are gathered at most: nginx's resolver asks once a second, and is to be told what is new."""
 BETWEEN_LOOKS = 0.05
 """Seconds between looks at whether what waits is due: more that comes can make it due earlier."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from upstreamd.check import Checker, Evidence
 from upstreamd.config import Config, ServiceSettings
 from upstreamd.decide import Claim, Claims, decide, settle, with_drains
+from upstreamd.lasting import Lasting
 from upstreamd.model import Clock, Decision, Endpoint, Instance, ProbeResult, Snapshot, SourceState, Upstream
 from upstreamd.standing import Standing
 
@@ -45,6 +46,7 @@ class Situation:
         self._clock = clock
         self._checker: Checker | None = None
         self._evidence: Evidence | None = None
+        self.lasting = Lasting()
 
     def attach(self, checker: Checker, evidence: Evidence | None = None) -> None:
         """Give the checker whose verdicts count, and where nginx reports, what collects its reports; both are told at
@@ -144,7 +146,7 @@ class Situation:
             return claims
         known, now = self._draining.get(service, {}), self._clock()
         return [
-            replace(claim, draining_since=known.get((claim.instance.endpoint, claim.instance.id), now))
+            claim._replace(draining_since=known.get((claim.instance.endpoint, claim.instance.id), now))
             if claim.instance.draining
             else claim
             for claim in claims
@@ -152,9 +154,9 @@ class Situation:
 
     def _taken(self, service: str, before: Upstream | None) -> frozenset[Endpoint]:
         """Those of the servers before that other services have now, and this one has not."""
-        servers = before.servers if before is not None else ()
-        having = {server.endpoint: self._having.get(server.endpoint, ()) for server in servers}
-        return frozenset(endpoint for endpoint, services in having.items() if services and service not in services)
+        known = before.endpoints if before is not None else ()
+        having = self._having
+        return frozenset(each for each in known if each in having and service not in having[each])
 
     def _watch(self) -> None:
         """Settle who owns what, and have exactly the accepted endpoints probed."""
@@ -166,6 +168,7 @@ class Situation:
                 endpoint = claim.instance.endpoint
                 having[endpoint] = (*having.get(endpoint, ()), name)
         self._having = having
+        self.lasting.look(having)
         if self._checker is not None:
             accepted = self._claims.accepted
             wanted = {name: [claim.instance.endpoint for claim in accepted.get(name, ())] for name in self._services}

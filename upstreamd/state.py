@@ -3,9 +3,11 @@ operators have ordered."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,8 +62,19 @@ class _SavedSource(msgspec.Struct, frozen=True):
     instances: list[Instance]
 
 
+class _SavedServer(msgspec.Struct, frozen=True):
+    """As Server, which would be a bare list."""
+
+    address: str
+    port: int
+    weight: int = 1
+    backup: bool = False
+    max_fails: int = 1
+    fail_timeout: float = 10.0
+
+
 class _SavedUpstream(msgspec.Struct, frozen=True):
-    servers: list[Server]
+    servers: list[_SavedServer]
 
 
 class _SavedDrain(msgspec.Struct, frozen=True):
@@ -108,6 +121,8 @@ class StateFile:
         self._clock = clock
         self._wall = wall
         self._complained = False
+        self._writing = threading.Lock()
+        self._asked = self._written = 0
 
     def load(self) -> Saved:
         """The saved state; an unusable file is put aside, and said so. Never raises."""
@@ -132,6 +147,21 @@ class StateFile:
 
     def save(self, saved: Saved) -> None:
         """Replace the file. A failure is reported once until a save succeeds again; it never stops the program."""
+        self._asked += 1
+        self._save(self._asked, saved)
+
+    async def save_beside(self, saved: Saved) -> None:
+        """As `save`, beside the event loop. What was asked for later is never replaced by it."""
+        self._asked += 1
+        await asyncio.to_thread(self._save, self._asked, saved)
+
+    def _save(self, number: int, saved: Saved) -> None:
+        with self._writing:
+            if number > self._written:
+                self._written = number
+                self._replace(saved)
+
+    def _replace(self, saved: Saved) -> None:
         if self._path is None:
             return
         now, wall = self._clock(), self._wall()
@@ -139,7 +169,10 @@ class StateFile:
             name: _SavedSource(wall - (now - snapshot.taken_at), sorted(snapshot.instances, key=RANK))
             for name, snapshot in saved.snapshots.items()
         }
-        upstreams = {name: _SavedUpstream(list(upstream.servers)) for name, upstream in saved.upstreams.items()}
+        upstreams = {
+            name: _SavedUpstream([_SavedServer(*server) for server in upstream.servers])
+            for name, upstream in saved.upstreams.items()
+        }
         owners = [(endpoint.address, endpoint.port, owner) for endpoint, owner in saved.owners.items()]
         drains = [
             _SavedDrain(each.service, *each.endpoint, each.id, each.by, each.at, each.vanished) for each in saved.drains
@@ -166,8 +199,7 @@ class StateFile:
             for instance in source.instances:
                 _checked(instance.endpoint)
                 _bounded(instance.weight, 1, LARGEST_WEIGHT, f"the weight of {instance.endpoint}")
-        for upstream in file.upstreams.values():
-            _servers(upstream.servers)
+        upstreams = {name: _upstream(name, upstream) for name, upstream in file.upstreams.items()}
         _bounded(file.generation, 0, MOST_GENERATIONS, "the generation")
         now, wall = self._clock(), self._wall()
         return Saved(
@@ -175,7 +207,7 @@ class StateFile:
                 name: Snapshot(name, frozenset(source.instances), now - max(0.0, wall - source.taken_at))
                 for name, source in file.sources.items()
             },
-            {name: Upstream(name, tuple(upstream.servers)) for name, upstream in file.upstreams.items()},
+            upstreams,
             {_checked(Endpoint(address, port)): owner for address, port, owner in file.owners},
             file.generation,
             tuple(_drain(each) for each in file.drains),
@@ -204,14 +236,19 @@ def _checked(endpoint: Endpoint) -> Endpoint:
     return endpoint
 
 
-def _servers(servers: Sequence[Server]) -> None:
+def _upstream(name: str, saved: _SavedUpstream) -> Upstream:
     """Raises ValueError for servers that could never be rendered."""
+    servers = [
+        Server(each.address, each.port, each.weight, each.backup, each.max_fails, each.fail_timeout)
+        for each in saved.servers
+    ]
     if len({_checked(server.endpoint) for server in servers}) < len(servers):
         raise ValueError("an upstream has a server twice")
     for server in servers:
         _bounded(server.weight, 1, LARGEST_WEIGHT, f"the weight of {server.endpoint}")
         _bounded(server.max_fails, 0, LARGEST_WEIGHT, f"max_fails of {server.endpoint}")
         _bounded(server.fail_timeout, 0, LARGEST_WEIGHT, f"fail_timeout of {server.endpoint}")
+    return Upstream(name, tuple(servers))
 
 
 def _bounded(number: float, least: int, most: int, what: str) -> None:

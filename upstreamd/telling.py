@@ -7,6 +7,7 @@ events a cycle.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -42,7 +43,8 @@ class _Source:
     """What was last told of one source."""
 
     state: SourceState
-    instances: dict[_Key, Instance] = field(default_factory=dict)
+    instances: frozenset[Instance] = frozenset()
+    named: Counter[_Key] = field(default_factory=Counter)
     errors: set[str] = field(default_factory=set)
 
 
@@ -159,12 +161,12 @@ class Telling:
         return Now(applied.digest, tuple(served), self._split(applied.service))
 
     def _source(self, told: _Source, state: SourceState) -> None:
-        instances = {(each.service, each.endpoint): each for each in state.snapshot.instances} if state.snapshot else {}
+        instances = state.snapshot.instances if state.snapshot else frozenset()
         self._answers(told, state)
-        services = {service for service, _ in told.instances.keys() ^ instances.keys()}
-        for service in sorted(services):
-            joined = [str(key[1]) for key in sorted(instances.keys() - told.instances.keys()) if key[0] == service]
-            left = [str(key[1]) for key in sorted(told.instances.keys() - instances.keys()) if key[0] == service]
+        come, gone = _turnover(told.named, instances - told.instances, told.instances - instances)
+        for service in sorted({service for service, _ in come | gone}):
+            joined = [str(endpoint) for name, endpoint in sorted(come) if name == service]
+            left = [str(endpoint) for name, endpoint in sorted(gone) if name == service]
             changes = _listed([f"+{each}" for each in joined] + [f"-{each}" for each in left])
             only = joined + left
             self.events.publish(
@@ -218,6 +220,23 @@ class Telling:
 
     def _decision(self, service: str, text: str) -> None:
         self.events.publish(Kind.DECISION, text, service=service, cause=self.events.cause(service))
+
+
+def _turnover(
+    named: Counter[_Key], new: Iterable[Instance], old: Iterable[Instance]
+) -> tuple[frozenset[_Key], frozenset[_Key]]:
+    """The endpoints that are named now and were not, and the other way round. `named` counts by how many instances, and
+    is brought up to date."""
+    now = Counter((each.service, each.endpoint) for each in new)
+    then = Counter((each.service, each.endpoint) for each in old)
+    touched = now.keys() | then.keys()
+    before = {key for key in touched if key in named}
+    named.update(now)
+    named.subtract(then)
+    after = {key for key in touched if named[key] > 0}
+    for key in touched - after:
+        del named[key]
+    return frozenset(after - before), frozenset(before - after)
 
 
 def _told(outcome: Outcome, applied: Applied) -> str:

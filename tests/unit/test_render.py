@@ -6,7 +6,6 @@ import ipaddress
 import itertools
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,7 +135,7 @@ _LINE = re.compile(
 @given(SERVERS)
 def test_every_server_can_be_read_back_out_of_its_line(servers: list[Server]) -> None:
     """One line a server, and the line says what the server says; silence means nginx's default."""
-    servers = [replace(servers[0], backup=False), *servers[1:]]
+    servers = [servers[0]._replace(backup=False), *servers[1:]]
     read = set()
     for line in render(Upstream("app", tuple(servers))).splitlines():
         match = _LINE.fullmatch(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from dataclasses import replace
@@ -39,6 +40,26 @@ def test_what_was_saved_is_restored(tmp_path: Path) -> None:
     """Snapshots, upstreams, owners, the generation, drains and version splits survive."""
     state_file(tmp_path).save(SAVED)
     assert state_file(tmp_path).load() == SAVED
+
+
+async def test_what_was_asked_for_last_is_what_is_kept(tmp_path: Path) -> None:
+    """An order that is written at once is not undone by an earlier state that is still on its way to the disk."""
+    states = state_file(tmp_path)
+    earlier = [asyncio.ensure_future(states.save_beside(replace(SAVED, generation=number))) for number in range(5)]
+    await asyncio.sleep(0)
+    states.save(replace(SAVED, generation=99))
+    await asyncio.gather(*earlier)
+    assert state_file(tmp_path).load().generation == 99
+
+
+def test_the_file_names_the_keys_of_a_server(tmp_path: Path) -> None:
+    """The file of an earlier version is read, whose servers were objects with named keys."""
+    server = {"address": "10.0.0.1", "port": 3000, "weight": 2}
+    (tmp_path / "state.json").write_text(json.dumps({"version": 2, "upstreams": {"app": {"servers": [server]}}}))
+    assert state_file(tmp_path).load().upstreams == SAVED.upstreams
+    state_file(tmp_path).save(SAVED)
+    saved = json.loads((tmp_path / "state.json").read_text())["upstreams"]["app"]["servers"]
+    assert saved[0] | server == saved[0]
 
 
 def test_the_age_of_a_snapshot_survives_a_reboot(tmp_path: Path) -> None:

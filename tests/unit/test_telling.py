@@ -171,7 +171,7 @@ def test_a_change_that_comes_to_nothing_ends_its_cause() -> None:
     one.settled(decision(State.UNHEALTHY))
     assert one.chosen("app", upstream(0), upstream(0)).text == "time has passed"
     assert last(one).text == "1 instance shall serve app: the same servers as before"
-    heavier = replace(upstream(0), servers=tuple(replace(each, weight=4) for each in upstream(0).servers))
+    heavier = replace(upstream(0), servers=tuple(each._replace(weight=4) for each in upstream(0).servers))
     one.chosen("app", upstream(0), heavier)
     assert last(one).text == "1 instance shall serve app: the same servers with other weights"
     assert one.chosen("app", None, upstream(0)).text == "upstreamd has started"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from upstreamd.model import RANK, Endpoint, Instance, SourceState
 
@@ -11,8 +12,7 @@ MAX_REFUSALS = 20
 """Refused claims that are named for each service; the others are counted, since a tenant can make thousands."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """An instance and the source that reported it; `held` where the source does not name it any more. `drained_by` is
     the operator who drained it, empty where nobody did; `draining_since` the monotonic second since when it is known to
     be drained, by whomever."""
@@ -65,6 +65,11 @@ def settle(sources: Iterable[SourceState], owners: Mapping[Endpoint, str]) -> Cl
     refused: dict[str, list[str]] = {}
     now_owned: dict[Endpoint, str] = {}
     for endpoint, claimants in claims.items():
+        if len(claimants) == 1:  # the usual case, and that of large sets
+            (claim,) = claimants
+            now_owned[endpoint] = claim.identity
+            accepted.setdefault(claim.instance.service, []).append(claim)
+            continue
         owner = _owner(claimants, owners.get(endpoint))
         now_owned[endpoint] = owner.identity
         served: dict[str, Claim] = {owner.instance.service: owner}
@@ -79,10 +84,14 @@ def settle(sources: Iterable[SourceState], owners: Mapping[Endpoint, str]) -> Cl
         for service, claim in served.items():
             accepted.setdefault(service, []).append(claim)
     return Claims(
-        {service: tuple(sorted(found, key=lambda claim: RANK(claim.instance))) for service, found in accepted.items()},
+        {service: tuple(sorted(found, key=_rank)) for service, found in accepted.items()},
         {service: _bounded(service, found) for service, found in refused.items()},
         now_owned,
     )
+
+
+def _rank(claim: Claim) -> tuple[object, ...]:
+    return claim.instance.rank
 
 
 def _owner(claimants: Sequence[Claim], known: str | None) -> Claim:

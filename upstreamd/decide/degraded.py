@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from fractions import Fraction
 
 from upstreamd.model import Endpoint, Server
@@ -24,6 +23,6 @@ def reduced(servers: Sequence[Server], degraded: Collection[Endpoint], percent: 
     if not any(server.endpoint in degraded for server in servers):
         return tuple(servers)
     return tuple(
-        replace(each, weight=each.weight * (part.numerator if each.endpoint in degraded else part.denominator))
+        each._replace(weight=each.weight * (part.numerator if each.endpoint in degraded else part.denominator))
         for each in servers
     )

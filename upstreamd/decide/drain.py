@@ -49,7 +49,7 @@ def _drained(claim: Claim, drains: Sequence[Drain]) -> Claim:
     drain = next((each for each in drains if each.of(claim)), None)
     if drain is None:
         return claim
-    return replace(claim, instance=replace(claim.instance, draining=True), drained_by=drain.by)
+    return claim._replace(instance=replace(claim.instance, draining=True), drained_by=drain.by)
 
 
 def remembered(drains: Iterable[Drain], claims: Mapping[str, Sequence[Claim]], now: float) -> tuple[Drain, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
 from upstreamd.config import ServiceSettings
@@ -13,7 +12,6 @@ from upstreamd.decide.versions import LARGEST, Split, shared
 from upstreamd.decide.warmup import STEPS, warmed
 from upstreamd.model import (
     RANK,
-    SERVER_RANK,
     Decision,
     Ejection,
     Endpoint,
@@ -96,14 +94,14 @@ def decide(
         servers, again_at, sentence = (), None, ""
     if sentence:
         alarms.append(sentence)
-    serving = {server.endpoint for server in servers}
+    upstream = _upstream(settings, servers) if servers else None
+    serving = upstream.endpoints if upstream is not None else frozenset()
     members = tuple(
         Member(claim.instance, claim.source, state, claim.instance.endpoint in serving, reason, since)
         for claim, state, reason, since in (
             sorted([*states, *idle], key=lambda judged: RANK(judged[0].instance)) if idle else states
         )
     )
-    upstream = _upstream(settings, servers) if servers else None
     shares = split.shares() if split is not None else {}
     return Decision(settings.name, upstream, members, panic, tuple(alarms), again_at, shares)
 
@@ -236,10 +234,10 @@ def _servers(settings: ServiceSettings, claims: Sequence[Claim]) -> tuple[Server
     where its method knows no backup (ngx_http_upstream_module: not with hash, ip_hash and random)."""
     primaries = [claim for claim in claims if not claim.instance.backup]
     if not primaries:
-        return tuple(sorted((_server(settings, claim, backup=False) for claim in claims), key=SERVER_RANK))
+        return tuple(sorted(_server(settings, claim, backup=False) for claim in claims))
     if not _knows_backup(settings):
         claims = primaries
-    return tuple(sorted((_server(settings, claim, backup=claim.instance.backup) for claim in claims), key=SERVER_RANK))
+    return tuple(sorted(_server(settings, claim, backup=claim.instance.backup) for claim in claims))
 
 
 def _server(settings: ServiceSettings, claim: Claim, *, backup: bool) -> Server:
@@ -318,8 +316,8 @@ def _last_resort(
 def _kept(settings: ServiceSettings, servers: Sequence[Server]) -> tuple[Server, ...]:
     """Servers of an earlier decision as the present settings can have them: never backups alone."""
     if all(server.backup for server in servers) or not _knows_backup(settings):
-        servers = [replace(server, backup=False) for server in servers]
-    return tuple(sorted(servers, key=SERVER_RANK))
+        servers = [server._replace(backup=False) for server in servers]
+    return tuple(sorted(servers))
 
 
 def _knows_backup(settings: ServiceSettings) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
-from upstreamd.model import SERVER_RANK, Endpoint, Instance, Server
+from upstreamd.model import Endpoint, Instance, Server
 
 EVERY = 0
 """The number of the split that everything begins with: no version is active, and all of them serve."""
@@ -145,8 +145,8 @@ def shared(
         part, times = _times(own, others, split, largest)
     weights = {each: weight * times.numerator for each, weight in zip(mine, own, strict=True)}
     weights |= {each: weight * times.denominator for each, weight in zip(rest, others, strict=True)}
-    found = (replace(server, weight=weights.get(server, server.weight)) for server in servers)
-    return tuple(sorted(found, key=SERVER_RANK)), ""
+    found = (server._replace(weight=weights.get(server, server.weight)) for server in servers)
+    return tuple(sorted(found)), ""
 
 
 def _smallest(servers: Sequence[Server]) -> list[int]:

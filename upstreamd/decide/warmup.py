@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from upstreamd.model import Endpoint, Server
 
@@ -26,7 +25,7 @@ def warmed(
     parts = {server.endpoint: _part(since.get(server.endpoint), step, now) for server in servers if not server.backup}
     if all(part < STEPS for part in parts.values()):
         parts = {}
-    found = tuple(replace(each, weight=each.weight * parts.get(each.endpoint, STEPS)) for each in servers)
+    found = tuple(each._replace(weight=each.weight * parts.get(each.endpoint, STEPS)) for each in servers)
     warming = any(part < STEPS for part in parts.values())
     return found, (math.floor(now / step) + 1) * step if warming or not parts else None
 

@@ -19,6 +19,7 @@ OnError = Callable[[str, str], None]
 
 _log = logging.getLogger("upstreamd.discover")
 
+_COMPARED_AT_ONCE = 1000  # instances; more are compared beside the event loop
 _ROUNDS_AT_ONCE = 20
 _ROUNDS_PER_SECOND = 10.0
 _SECONDS_BETWEEN_SKIP_LOGS = 60.0
@@ -47,11 +48,35 @@ async def follow(
     backoff = wait_random_exponential(multiplier=0.4, min=0.1, max=discoverer.longest_pause)
     retrying = AsyncRetrying(retry=retry_if_exception_type(DiscoveryError), wait=backoff, reraise=True)
     pace = _Pace(clock)
+    comparison = _Comparison()
     if follower.state.snapshot is not None:
         publish(follower.state)
     while True:
-        follower.take(await retrying(follower.ask))
+        answer: Answer = await retrying(follower.ask)
+        follower.take(await comparison.of(answer, follower.state.snapshot))
         await asyncio.sleep(pace.delay())
+
+
+class _Comparison:
+    """Answers with the very instances that are known already: large sets are compared many times from here on, and what
+    is identical need not be. That is done beside the event loop, and once for an answer that is given again."""
+
+    def __init__(self) -> None:
+        self._given: Answer | None = None
+        self._answer: Answer | None = None
+
+    async def of(self, answer: Answer, known: Snapshot | None) -> Answer:
+        """`answer`, with the instances of `known` where they are equal."""
+        if self._answer is None or answer is not self._given:
+            self._given = self._answer = answer
+            if known is not None and len(answer.instances) > _COMPARED_AT_ONCE:
+                self._answer = await asyncio.to_thread(_with_known, known.instances, answer)
+        return self._answer
+
+
+def _with_known(known: frozenset[Instance], answer: Answer) -> Answer:
+    same = {instance: instance for instance in known}
+    return replace(answer, instances=frozenset(same.get(instance, instance) for instance in answer.instances))
 
 
 def _nobody(_source: str, _kind: str) -> None:

@@ -105,7 +105,7 @@ def test_parts_are_whole_bounded_and_right(kinds: list[tuple[int, bool, bool]], 
     found = reduced(servers, degraded, percent)
     factors = {}
     for server, now in zip(servers, found, strict=True):
-        assert replace(now, weight=server.weight) == server
+        assert now._replace(weight=server.weight) == server
         assert server.weight <= now.weight <= server.weight * FINEST
         factors.setdefault(server.endpoint in degraded, set()).add(now.weight / server.weight)
     assert all(len(each) == 1 for each in factors.values())

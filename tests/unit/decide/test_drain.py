@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from upstreamd.config import ServiceSettings
 from upstreamd.decide import Claim, Drain, decide, remembered, with_drains
 from upstreamd.decide.drain import FORGOTTEN_AFTER, MOST_VANISHED
@@ -30,7 +28,7 @@ def test_a_drained_instance_gets_no_requests_and_says_by_whom() -> None:
 
 def test_a_drained_instance_is_draining_since_the_drain() -> None:
     """Its state tells when it was taken out, not since when it is healthy."""
-    drained = replace(with_drains([claim(ONE)], [Drain("app", ONE, by="alice")])[0], draining_since=50.0)
+    drained = with_drains([claim(ONE)], [Drain("app", ONE, by="alice")])[0]._replace(draining_since=50.0)
     health = {ONE: Health(Status.HEALTHY, since=10.0), TWO: Health(Status.HEALTHY, since=20.0)}
     decision = decide(ServiceSettings("app"), [drained, claim(TWO)], health, None, unavailable=UNAVAILABLE)
     assert [member.since for member in decision.members] == [50.0, 20.0]

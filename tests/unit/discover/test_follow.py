@@ -223,3 +223,20 @@ async def test_following_ends_with_its_cancellation_alone() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_large_answer_brings_only_its_news() -> None:
+    """Of an answer with thousands of instances, those that are known already stay the very objects they were, which
+    makes every later comparison cheap; what is new, gone or different comes through."""
+
+    def fleet(*versions: str) -> Answer:
+        return answer(*(Instance("app", f"10.0.{n >> 8}.{n & 255}", 80, v) for n, v in enumerate(versions)))
+
+    before, after = ["1"] * 1500, ["1"] * 1499 + ["2", "2"]
+    async with followed(ScriptedSource(fleet(*before), fleet(*after))) as seen:
+        await seen.until(lambda _: len(seen.instances) == 1500, "the first answer")
+        first = {each.endpoint: each for each in seen.instances}
+        await seen.until(lambda _: len(seen.instances) == 1501, "the second answer")
+    assert seen.instances == fleet(*after).instances
+    same = [each for each in seen.instances if first.get(each.endpoint) is each]
+    assert len(same) == 1499

@@ -1,0 +1,54 @@
+"""Large sets are kept out of the garbage collector's sight while they last."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from upstreamd.lasting import Lasting
+from upstreamd.model import Endpoint
+
+
+def endpoints(first: int, last: int) -> list[Endpoint]:
+    return [Endpoint(f"10.0.{number >> 8}.{number & 255}", 80) for number in range(first, last)]
+
+
+@pytest.fixture(autouse=True)
+def _thawed() -> Iterator[None]:
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
+def test_a_large_set_is_frozen_once_it_serves() -> None:
+    """Nothing is frozen before the set is served, and little changes leave it frozen."""
+    lasting = Lasting()
+    lasting.look(endpoints(0, 5000))
+    assert gc.get_freeze_count() == 0
+    lasting.rest()
+    frozen = gc.get_freeze_count()
+    assert frozen > 0
+    lasting.look(endpoints(10, 5000))
+    lasting.rest()
+    assert gc.get_freeze_count() <= frozen  # what ends leaves it; nothing new comes in
+
+
+def test_a_set_that_has_changed_much_is_looked_at_again() -> None:
+    """When a quarter of it has come or gone, all is given back to the collector until the new set serves."""
+    lasting = Lasting()
+    lasting.look(endpoints(0, 5000))
+    lasting.rest()
+    lasting.look(endpoints(2000, 7000))
+    assert gc.get_freeze_count() == 0
+    lasting.rest()
+    assert gc.get_freeze_count() > 0
+
+
+def test_a_small_set_is_left_to_the_collector() -> None:
+    """A look at all there is takes few milliseconds where instances are few."""
+    lasting = Lasting()
+    lasting.look(endpoints(0, 900))
+    lasting.rest()
+    assert gc.get_freeze_count() == 0
