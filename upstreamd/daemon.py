@@ -140,6 +140,7 @@ class Daemon:
             admin = AdminServer(
                 config.admin,
                 picture=self._picture,
+                picture_beside=self._picture_beside,
                 metrics=self._metrics,
                 clock=self._clock,
                 orders=self._ordering,
@@ -364,7 +365,15 @@ class Daemon:
     def _picture(self) -> Picture:
         if self._reconciler is None:
             return Picture()
-        picture = self._ordering.described(self._reconciler.picture())
+        return self._described(self._reconciler.picture())
+
+    async def _picture_beside(self) -> Picture:
+        if self._reconciler is None:
+            return Picture()
+        return self._described(await self._reconciler.picture_beside())
+
+    def _described(self, picture: Picture) -> Picture:
+        picture = self._ordering.described(picture)
         return self._partnership.described(picture) if self._partnership is not None else picture
 
     def _applied(self, outcome: Outcome) -> None:

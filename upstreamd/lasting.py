@@ -34,6 +34,8 @@ class Lasting:
 
     def rest(self) -> None:
         """Everything that was new of the endpoints has been probed and served."""
-        if self._moves and len(self._endpoints) > FEW:
+        if len(self._endpoints) > FEW:
+            if not self._moves:
+                gc.collect()  # what has come since the last time, which is little
             gc.freeze()
         self._moves = False

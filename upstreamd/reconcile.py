@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 
 from upstreamd.apply import Transaction
-from upstreamd.config import Config
+from upstreamd.config import Config, ServiceSettings
 from upstreamd.errors import RenderError
 from upstreamd.ledger import CONFIRMED, Entry, unchanged
 from upstreamd.model import (
@@ -23,7 +24,7 @@ from upstreamd.model import (
     Upstream,
 )
 from upstreamd.pace import Changes, Pace
-from upstreamd.picture import Picture
+from upstreamd.picture import Picture, ServiceView
 from upstreamd.render import document
 from upstreamd.resolving import Resolving
 from upstreamd.situation import Situation
@@ -117,7 +118,7 @@ class Reconciler:
             before=before._watching if before is not None else None,  # noqa: SLF001 - our own predecessor
         )
         resolving.attach(
-            decide=self.situation.decide,
+            decide=self._decided,
             number=self._next,
             record=self._resolved,
             telling=telling,
@@ -211,10 +212,28 @@ class Reconciler:
 
     def picture(self) -> Picture:
         """Everything as it stands, for those who only look; decided afresh, applied nowhere."""
+        return self._picture({name: draw() for name, draw in self._sketches().items()})
+
+    async def picture_beside(self) -> Picture:
+        """As `picture`; where instances are many it is drawn beside the event loop."""
+        sketches = self._sketches()
+        if sum(len(self.situation.claims(name)) for name in sketches) <= DECIDE_IN_THREAD:
+            return self._picture({name: draw() for name, draw in sketches.items()})
+        return self._picture(await asyncio.to_thread(lambda: {name: draw() for name, draw in sketches.items()}))
+
+    def _sketches(self) -> dict[str, Callable[[], ServiceView]]:
+        """What draws each service as things stand now; in any thread."""
+        reloaded = {entry.name: self._sketch(copy(entry)) for entry in self._entries}
+        return reloaded | self._resolving.sketches(self.situation.case)
+
+    def _sketch(self, entry: Entry) -> Callable[[], ServiceView]:
+        decide = self.situation.case(entry.settings, entry.last_good)
+        return lambda: entry.view(decide())
+
+    def _picture(self, services: dict[str, ServiceView]) -> Picture:
         ready, reason = self._readiness()
-        services = {entry.name: entry.view(self._decide(entry)) for entry in self._entries}
         return Picture(
-            services=self._watching.marked(services | self._resolving.views()),
+            services=self._watching.marked(services),
             sources=self.situation.sources,
             probes=self.situation.probes,
             nginx=self._watching.view,
@@ -261,11 +280,11 @@ class Reconciler:
     def _decide(self, entry: Entry) -> Decision:
         return self.situation.decide(entry.settings, entry.last_good)
 
-    async def _decided(self, entry: Entry) -> Decision:
-        """As `_decide`; a large set beside the loop."""
-        if len(self.situation.claims(entry.name)) <= DECIDE_IN_THREAD:
-            return self._decide(entry)
-        return await asyncio.to_thread(self.situation.case(entry.settings, entry.last_good))
+    async def _decided(self, settings: ServiceSettings, before: Upstream | None) -> Decision:
+        """Who serves the service now; a large set is decided on beside the loop."""
+        if len(self.situation.claims(settings.name)) <= DECIDE_IN_THREAD:
+            return self.situation.decide(settings, before)
+        return await asyncio.to_thread(self.situation.case(settings, before))
 
     async def _first_look(self) -> None:
         """Hold the first decision until sources and first probes have spoken, or the first instance that passes
@@ -331,7 +350,7 @@ class Reconciler:
         generation = self._generation + 1
         urgent = False
         now = self._clock()
-        decisions = [await self._decided(entry) for entry in self._entries]
+        decisions = [await self._decided(entry.settings, entry.last_good) for entry in self._entries]
         self._tell_sources()
         self._again(decisions)
         for entry, decision in zip(self._entries, decisions, strict=True):

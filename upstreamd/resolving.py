@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from upstreamd.apply import Choice, Route
 from upstreamd.config import Config, ServiceSettings
@@ -87,7 +88,7 @@ class Resolving:
     def attach(
         self,
         *,
-        decide: Callable[[ServiceSettings, Upstream | None], Decision],
+        decide: Callable[[ServiceSettings, Upstream | None], Awaitable[Decision]],
         number: Callable[[], int],
         record: Callable[[Outcome], None],
         telling: Telling,
@@ -139,11 +140,13 @@ class Resolving:
             if service.upstream is not None:
                 service.published.set()
 
-    def views(self) -> dict[str, ServiceView]:
-        """Every service as decided now and as proved."""
+    def sketches(
+        self, case: Callable[[ServiceSettings, Upstream | None], Callable[[], Decision]]
+    ) -> dict[str, Callable[[], ServiceView]]:
+        """What draws every service as decided and proved now, where `case` gives what decides; in any thread."""
         return {
-            each.settings.name: ServiceView(
-                self._decide(each.settings, each.serving), each.generation, each.digest, each.applied_at
+            each.settings.name: partial(
+                _drawn, case(each.settings, each.serving), each.generation, each.digest, each.applied_at
             )
             for each in self._services
         }
@@ -190,17 +193,17 @@ class Resolving:
                 changes = self._waiting
                 self._changed.clear()
                 self._look()
-                told = [self._publish(service) for service in self._services]
+                told = [await self._publish(service) for service in self._services]
                 if any(told):
                     pace.ended(changes, self._clock())
                 else:  # what changed nothing was no change, and does not make the next one wait
                     await asyncio.sleep(min(self._config.apply.gather, IDLE_GATHER))
 
-    def _publish(self, service: _Service) -> bool:
+    async def _publish(self, service: _Service) -> bool:
         """Tell nginx what is decided now; False where it was told. Nothing is rendered or written first, for nginx
         waits for the answer."""
         service.decided_at = self._clock()
-        decision = self._decide(service.settings, service.serving)
+        decision = await self._decide(service.settings, service.serving)
         self._telling.decided(decision)
         if service.alarm is not None:
             service.alarm.cancel()
@@ -365,6 +368,10 @@ class Resolving:
             ),
             extra={"context": fields},
         )
+
+
+def _drawn(decide: Callable[[], Decision], generation: int, digest: str, applied_at: float | None) -> ServiceView:
+    return ServiceView(decide(), generation, digest, applied_at)
 
 
 def _tell_choice(service: _Service) -> None:

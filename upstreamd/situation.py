@@ -118,12 +118,7 @@ class Situation:
         claims = self._dated(name, with_drains(self.claims(name), (standing or self.standing).drained(name)))
         if standing is None:
             standing, self._draining[name] = self.standing, _draining(claims)
-        health = {}
-        if self._checker is not None:
-            for claim in claims:
-                found = self._checker.health(name, claim.instance.endpoint)
-                if found is not None:
-                    health[claim.instance.endpoint] = found
+        health = self._checker.healths(name) if self._checker is not None else {}
         refused = self._claims.refused.get(name, ())
         ejected = dict(self._evidence.ejected(name)) if self._evidence is not None else {}
         return functools.partial(

@@ -83,6 +83,10 @@ class Checker:
         watched = self._find(service, endpoint)
         return watched.health if watched else None
 
+    def healths(self, service: str) -> dict[Endpoint, Health]:
+        """What is known of every endpoint of `service` that is watched."""
+        return {endpoint: watched.health for endpoint, watched in self._watched.get(service, {}).items()}
+
     def snapshot(self) -> dict[Key, Health]:
         """The health of everything watched."""
         return {(found.service, found.endpoint): found.health for found in self._all()}

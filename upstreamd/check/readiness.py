@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
-BATCH = 256
+BATCH = 128
 """At most so many ready sockets are served before the event loop gets its turn."""
 
 STEP_BACK = 16

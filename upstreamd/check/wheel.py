@@ -20,6 +20,9 @@ from upstreamd.model import Clock
 STARTS = 128
 """At most so many probes are started before the event loop gets its turn."""
 
+LONGEST_START = 0.01
+"""Seconds. As STARTS: a thread of ours that computes makes each start wait for it."""
+
 STANDSTILL = 0.02
 """Seconds. A wake-up later than this is our own standstill (stopped, or kept busy) and no endpoint's fault."""
 
@@ -185,6 +188,7 @@ class Wheel:
         """Starts the probes that wait, as far as there is room; returns how many that were."""
         room = min(STARTS, self._max_in_flight - len(self._flights))
         started = 0
+        latest = self._clock() + LONGEST_START
         while started < room and self._waiting:
             watched = self._waiting.popleft()
             if watched.gone:
@@ -199,6 +203,8 @@ class Wheel:
             self._laggards_flying += watched.lags
             self._flights.depart(watched, watched.started)
             watched.prober.start()
+            if watched.started > latest:
+                break
         return started
 
     def _wake(self, when: float) -> None:

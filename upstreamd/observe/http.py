@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 
@@ -39,7 +39,8 @@ STOP_PATIENCE = 0.5
 class AdminServer:
     """Serves everything of the admin API at `settings.listen`; one request a connection.
 
-    `picture` gives the state of this moment; `orders` carries out what changes something; `probing` and `events` tell
+    `picture` gives the state of this moment, and `picture_beside` the same where it shall not hold up the event loop
+    however much it is; `orders` carries out what changes something; `probing` and `events` tell
     more of one instance; `more` are routes beside our own. `clock` is monotonic, `wall` Unix time, both in seconds;
     `patience` bounds one connection, in seconds.
     """
@@ -56,11 +57,16 @@ class AdminServer:
         orders: Orders | None = None,
         probing: Callable[[str, Endpoint], Probing | None] = lambda *_: None,
         events: Events | None = None,
+        picture_beside: Callable[[], Awaitable[Picture]] | None = None,
         more: Iterable[Route] = (),
     ) -> None:
         self._settings = settings
         self._patience = patience
-        reading = Reading(picture, metrics, clock, wall)
+
+        async def at_once() -> Picture:
+            return picture()
+
+        reading = Reading(picture_beside or at_once, metrics, clock, wall)
         explaining = Explaining(picture, clock, wall, probing=probing, events=events)
         routes = (*reading.routes(), *explaining.routes(), *Changing(orders).routes(), *more)
         self.routes = Routes((*routes, *Describing(routes).routes))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from upstreamd import __version__
 from upstreamd.model import Clock, Outcome, OutcomeKind, ProbeResult
@@ -60,13 +59,13 @@ class _Probes:
         self.inconclusive = 0
 
 
-class Metrics(Collector):
+class Metrics:
     """Counts what happens and renders everything as Prometheus text (format 0.0.4), from a registry of its own.
 
     `clock` is monotonic, `wall` Unix time, both in seconds. `reported` gives what nginx itself reported, None where it
     does not. At most `max_instances` endpoints get a series of their
-    own; the number of others is told by `upstreamd_instances_without_series`. Counting is for the event loop's
-    thread alone; `render` may be called from another.
+    own; the number of others is told by `upstreamd_instances_without_series`. It is for the event loop's thread alone,
+    but for what `rendering` returns.
     """
 
     def __init__(
@@ -87,9 +86,7 @@ class Metrics(Collector):
         self._source_errors: dict[tuple[str, str], int] = {}
         self._applies = dict.fromkeys(OutcomeKind, 0)
         self._apply_durations = Tally(APPLY_BOUNDS)
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self._process = ProcessCollector(registry=None)
 
     def probed(self, service: str, result: ProbeResult) -> None:
         """Counts one probe of an instance of `service`."""
@@ -122,20 +119,24 @@ class Metrics(Collector):
 
     def render(self) -> bytes:
         """Everything as `text/plain; version=0.0.4`."""
-        return generate_latest(self._registry)
+        return self.rendering(self._picture())()
 
-    def collect(self) -> Iterator[Metric]:
-        """The metrics of this moment; called by the registry."""
-        yield from self._probe_counters()
-        yield self._source_counter()
-        yield from self._apply_counters()
-        yield from gauges(self._picture(), self._wall() - self._clock(), self._max_instances)
-        reported = self._reported()
-        if reported is not None:
-            yield from passive(reported, self._max_instances)
-        build = GaugeMetricFamily("upstreamd_build_info", "Always 1; the version is the label.", labels=["version"])
-        build.add_metric([__version__], 1)
-        yield build
+    def rendering(self, picture: Picture) -> Callable[[], bytes]:
+        """What renders everything as it stands at this moment, with `picture`; it may be called in another thread."""
+        counted = [*self._probe_counters(), self._source_counter(), *self._apply_counters()]
+        offset, reported = self._wall() - self._clock(), self._reported()
+
+        def families() -> Iterator[Metric]:
+            yield from self._process.collect()
+            yield from counted
+            yield from gauges(picture, offset, self._max_instances)
+            if reported is not None:
+                yield from passive(reported, self._max_instances)
+            build = GaugeMetricFamily("upstreamd_build_info", "Always 1; the version is the label.", labels=["version"])
+            build.add_metric([__version__], 1)
+            yield build
+
+        return lambda: generate_latest(_Families(families))
 
     def _probe_counters(self) -> Iterator[Metric]:
         counts = CounterMetricFamily(
@@ -171,3 +172,15 @@ class Metrics(Collector):
             buckets=self._apply_durations.buckets(),
             sum_value=self._apply_durations.total,
         )
+
+
+class _Families(CollectorRegistry):
+    """Metric families of one moment, in the shape that the library writes."""
+
+    def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """The families; called by the library."""
+        return self._families()

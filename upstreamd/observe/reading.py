@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -20,10 +20,11 @@ METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Reading:
-    """The routes that tell what stands. `clock` is monotonic, `wall` Unix time, both in seconds."""
+    """The routes that tell what stands, as `picture` gives it. `clock` is monotonic, `wall` Unix time, both in
+    seconds."""
 
     def __init__(
-        self, picture: Callable[[], Picture], metrics: Metrics, clock: Clock, wall: Callable[[], float]
+        self, picture: Callable[[], Awaitable[Picture]], metrics: Metrics, clock: Clock, wall: Callable[[], float]
     ) -> None:
         self._picture = picture
         self._metrics = metrics
@@ -44,16 +45,16 @@ class Reading:
         return answer(b"alive\n", PLAIN)
 
     async def _readyz(self, _: Question) -> web.Response:
-        picture = self._picture()
+        picture = await self._picture()
         if not picture.ready:
             return problem(503, picture.reason)
         return answer(f"ready; {picture.reason}\n".encode() if picture.reason else b"ready\n", PLAIN)
 
     async def _render_metrics(self, _: Question) -> web.Response:
-        return answer(await self._render(self._metrics.render), METRICS)
+        return answer(await self._render(self._metrics.rendering(await self._picture())), METRICS)
 
     async def _status(self, _: Question) -> web.Response:
-        picture = self._picture()
+        picture = await self._picture()
         body = await self._render(lambda: encode(status_document(picture, self._clock, self._wall)))
         return answer(body, JSON)
 
