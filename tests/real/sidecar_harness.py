@@ -138,6 +138,8 @@ class Load:
         turn = number
         while not stop.is_set():
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if stop.is_set():
+                return  # what follows the block may take away what answers
             due = max(due + pause, time.monotonic())  # clients that stood still together do not stay together
             turn += 1
             method = "POST" if turn % 2 else "GET"

@@ -35,7 +35,7 @@ class Operator:
             request.add_header("Authorization", f"Bearer {token}")
         try:
             with urllib.request.urlopen(request, timeout=10, context=self._trusted) as answer:  # noqa: S310 - as above
-                return answer.status, json.load(answer)
+                return answer.status, json.load(answer) if answer.headers.get_content_subtype() == "json" else {}
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
@@ -72,7 +72,8 @@ tls_key = "{certificates.path("server.key")}"
         nginx.start()
         try:
             sidecar.start()
-            await eventually(lambda: operator.states().get(one.endpoint) == "healthy", "both to be healthy")
+            await eventually(lambda: operator.ask("/readyz")[0] == 200, "the first apply")
+            await eventually(lambda: operator.states().get(one.endpoint) == "healthy", "it to be healthy")
             assert operator.ask(f"{path}/drain", "wrong", {})[0] == 401
             assert operator.ask(f"{path}/drain", "", {})[0] == 401
             assert operator.ask(f"{path}/drain", "first-token-0123456789", {"forced": True})[0] == 400

@@ -120,7 +120,7 @@ async def test_what_was_discovered_stays_text(chromium: Browser) -> None:
     """Markup in reasons, versions, ids, sources, alarms and events is shown, not obeyed, and marks that turn the
     direction of writing are spelled out; markup could not even be made, for the policy forbids it."""
     hostile = member(0, State.UNHEALTHY, reason=HOSTILE, version=HOSTILE, identity=HOSTILE)
-    async with looked_at(replace(hostile, source=HOSTILE), member(1)) as shown:
+    async with looked_at(hostile._replace(source=HOSTILE), member(1)) as shown:
         shown.alarms = (HOSTILE,)
         shown.base = replace(shown.base, outcome=Outcome(OutcomeKind.REJECTED, "", HOSTILE))
         shown.applied(41, "10.0.0.1", cause=HOSTILE)

@@ -212,8 +212,8 @@ async def test_refused_entries_are_the_reason_where_nobody_is_known(upstreamd: R
 async def test_a_container_is_shown_by_its_short_id(upstreamd: Run, tmp_path: Path) -> None:
     """Of a container's id stands what `docker ps` shows; an identity that somebody chose stands whole."""
     container, chosen = member(), member("10.0.0.2")
-    container = replace(container, instance=replace(container.instance, id="4f2a" * 16))
-    chosen = replace(chosen, instance=replace(chosen.instance, id="web-1"))
+    container = container._replace(instance=replace(container.instance, id="4f2a" * 16))
+    chosen = chosen._replace(instance=replace(chosen.instance, id="web-1"))
     lines = await shown(upstreamd, tmp_path, picture(container, chosen))
     assert [line.split()[:2] for line in lines[1:4]] == [
         ["INSTANCE", "ID"],
