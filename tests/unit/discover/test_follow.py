@@ -234,9 +234,9 @@ async def test_a_large_answer_brings_only_its_news() -> None:
 
     before, after = ["1"] * 1500, ["1"] * 1499 + ["2", "2"]
     async with followed(ScriptedSource(fleet(*before), fleet(*after))) as seen:
-        await seen.until(lambda _: len(seen.instances) == 1500, "the first answer")
-        first = {each.endpoint: each for each in seen.instances}
         await seen.until(lambda _: len(seen.instances) == 1501, "the second answer")
+    first = next(state.snapshot for state in seen.states if state.snapshot is not None)
+    known = {each.endpoint: each for each in first.instances}
+    assert len(known) == 1500
     assert seen.instances == fleet(*after).instances
-    same = [each for each in seen.instances if first.get(each.endpoint) is each]
-    assert len(same) == 1499
+    assert sum(known.get(each.endpoint) is each for each in seen.instances) == 1499
