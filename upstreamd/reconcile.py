@@ -53,9 +53,9 @@ class Reconciler:
     `resolving` has the services that need no reload; `sources` are the names of the sources with what is known of
     each; `standing` are the orders that hold; `applied` gets every Outcome, `telling` everything that people may ask
     about; `persist` the state worth keeping after an order, before anything follows from it, and `keep` that after an
-    apply, beside the event loop. `stagger` tells for how many seconds other
-    machines are let go first. `before` is the reconciler of the configuration before, where the same transaction goes
-    on: what nginx was proved to serve need not be proved again.
+    apply, beside the event loop. `stagger` tells for how many seconds other machines are let go first. `before` is the
+    reconciler of the configuration before, where the same transaction goes on: what nginx was proved to serve need not
+    be proved again.
     """
 
     def __init__(
@@ -212,14 +212,14 @@ class Reconciler:
 
     def picture(self) -> Picture:
         """Everything as it stands, for those who only look; decided afresh, applied nowhere."""
-        return self._picture({name: draw() for name, draw in self._sketches().items()})
+        return self._picture(_drawn(self._sketches()))
 
     async def picture_beside(self) -> Picture:
         """As `picture`; where instances are many it is drawn beside the event loop."""
         sketches = self._sketches()
         if sum(len(self.situation.claims(name)) for name in sketches) <= DECIDE_IN_THREAD:
-            return self._picture({name: draw() for name, draw in sketches.items()})
-        return self._picture(await asyncio.to_thread(lambda: {name: draw() for name, draw in sketches.items()}))
+            return self._picture(_drawn(sketches))
+        return self._picture(await asyncio.to_thread(_drawn, sketches))
 
     def _sketches(self) -> dict[str, Callable[[], ServiceView]]:
         """What draws each service as things stand now; in any thread."""
@@ -455,3 +455,7 @@ class Reconciler:
             return "no instance is healthy yet"
         refused = any(state.skipped for state in self.situation.sources.values())
         return "every instance that was named is refused" if refused else "no source has named an instance yet"
+
+
+def _drawn(sketches: Mapping[str, Callable[[], ServiceView]]) -> dict[str, ServiceView]:
+    return {name: draw() for name, draw in sketches.items()}

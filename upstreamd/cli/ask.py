@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from upstreamd.cli.conversation import Conversation, MalformedError
+from upstreamd.cli.conversation import CONTROL, Conversation, MalformedError
 from upstreamd.config import AdminSettings
 from upstreamd.errors import UpstreamdError
 
@@ -26,7 +25,6 @@ _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what listens on ev
 
 Document = dict[str, Any]
 Answer = TypeVar("Answer", dict[str, Any], list[Any])
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NAMES = {dict: "an object", list: "a list"}
 
 
@@ -143,7 +141,7 @@ def _token(named: str) -> str:
     """The first line of the file; raises OSError where it cannot be read."""
     with Path(named).open("rb") as file:
         line = file.read(MAX_TOKEN).partition(b"\n")[0].strip()
-    return _CONTROL.sub("", line.decode("latin-1"))  # no field of HTTP holds them, so a token has none either
+    return CONTROL.sub("", line.decode("latin-1"))  # no field of HTTP holds them, so a token has none either
 
 
 def _unauthorized(admin: AdminSettings, detail: str) -> str:

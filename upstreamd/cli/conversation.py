@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 MAX_LINE = 65536
 MAX_FIELDS = 100
 CHUNK = 65536
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""Characters that no line of a request holds (RFC 9110, section 5.5)."""
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: [^\r\n]*)?")
 
 
@@ -41,7 +42,7 @@ class Conversation:
         lines = [f"{method} {path} HTTP/1.0", *(f"{name}: {value}" for name, value in fields.items())]
         if body:
             lines.append(f"Content-Length: {len(body)}")
-        if any(_CONTROL.search(line) for line in lines):
+        if any(CONTROL.search(line) for line in lines):
             raise ValueError("a line of a request holds no control characters (RFC 9110, section 5.5)")
         self._link.settimeout(self._left())
         self._link.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)

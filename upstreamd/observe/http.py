@@ -40,9 +40,9 @@ class AdminServer:
     """Serves everything of the admin API at `settings.listen`; one request a connection.
 
     `picture` gives the state of this moment, and `picture_beside` the same where it shall not hold up the event loop
-    however much it is; `orders` carries out what changes something; `probing` and `events` tell
-    more of one instance; `more` are routes beside our own. `clock` is monotonic, `wall` Unix time, both in seconds;
-    `patience` bounds one connection, in seconds.
+    however much it is; `orders` carries out what changes something; `probing` and `events` tell more of one instance;
+    `more` are routes beside our own. `clock` is monotonic, `wall` Unix time, both in seconds; `patience` bounds one
+    connection, in seconds.
     """
 
     def __init__(
