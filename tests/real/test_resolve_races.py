@@ -31,7 +31,8 @@ Answer = tuple[int, str, str]
 
 
 class Deserter:
-    """A back end that takes requests, answers none, and hangs up on all when it is told to."""
+    """A back end that keeps its first request, hangs up on it when it is told to, and answers all others at once: nginx
+    goes on asking until it has acted on what it was told."""
 
     def __init__(self) -> None:
         self.taken = asyncio.Event()
@@ -54,8 +55,11 @@ class Deserter:
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.requests.append(await reader.readuntil(b"\r\n\r\n"))
-        self.taken.set()
-        await self._leave.wait()
+        if self.taken.is_set():
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\ndeserter")
+        else:
+            self.taken.set()
+            await self._leave.wait()
         writer.close()
 
 
@@ -145,7 +149,7 @@ async def test_a_write_that_may_have_arrived_is_not_sent_twice(nginx_binary: str
     port = free_udp_port()
     nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port, http=TRIED)
     (status, _, tried), deserter = await met_a_change(nginx, port, "POST")
-    assert (status, len(deserter.requests)) == (502, 1)
+    assert (status, sum(request.startswith(b"POST") for request in deserter.requests)) == (502, 1)
     assert "," not in tried
 
 
