@@ -9,7 +9,10 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from upstreamd.rollout.stop import RefusedError
 
 HEALTHY = b'{"status": "healthy"}'
 
@@ -241,3 +244,44 @@ def crowd(size: int) -> Iterator[Crowd]:
         yield made
     finally:
         made.close()
+
+
+class StagedAdmin:
+    """An admin API whose instances are as the test says, at the moment it says: `states` by ADDRESS:PORT. Drained ones
+    pass their probes. `refuses` are orders that are answered with 409; `after` is called with each order that is
+    carried out."""
+
+    def __init__(self, *endpoints: str, refuses: tuple[str, ...] = ()) -> None:
+        self.states = dict.fromkeys(endpoints, "healthy")
+        self.refuses = refuses
+        self.orders: list[tuple[str, ...]] = []
+        self.after: Callable[[tuple[str, ...]], None] = lambda order: None  # noqa: ARG005 - called with it
+        self._looks = 0
+
+    def ask(self, path: str) -> dict[str, Any]:
+        """The status document; every look finds a new probe."""
+        assert path == "/v1/status"
+        self._looks += 1
+        at = datetime.fromtimestamp(self._looks, tz=UTC).isoformat()
+        instances = [self._instance(endpoint, state) for endpoint, state in self.states.items()]
+        return {"at": at, "ready": True, "services": {"app": {"instances": instances}}}
+
+    def order(self, path: str, said: dict[str, object]) -> dict[str, Any]:
+        """Carries out `drain`, `undrain` and `handover` at once. Raises RefusedError."""
+        *_, instance, verb = path.split("/")
+        named = (instance,) if verb != "handover" else tuple(f"{key} {each}" for key in said for each in said[key])  # type: ignore[attr-defined]  # lists of names
+        if verb in self.refuses:
+            raise RefusedError(f"no {verb} today", "refused")
+        out = said.get("out", [instance] if verb == "drain" else [])
+        back = said.get("back", [instance] if verb == "undrain" else [])
+        for some, state in ((out, "drained"), (back, "healthy")):
+            self.states.update(dict.fromkeys(some, state))  # type: ignore[call-overload]  # lists of names
+        self.orders.append((verb, *named))
+        self.after(self.orders[-1])
+        return {}
+
+    def _instance(self, endpoint: str, state: str) -> dict[str, Any]:
+        address, _, port = endpoint.rpartition(":")
+        probe = {"result": "fail" if state == "unhealthy" else "pass", "age_seconds": 0.0}
+        told = {"state": state, "serving": state == "healthy", "reason": "told", "probe": probe}
+        return {"address": address, "port": int(port), "id": "", "version": "", **told}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from upstreamd.errors import OrderError
 from upstreamd.model import Endpoint
@@ -28,6 +28,12 @@ class RememberedOrders:
     def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
         """Remember an undrain."""
         return self._take("undrain", service, endpoint, by)
+
+    def hand_over(
+        self, service: str, *, back: Sequence[Endpoint], out: Sequence[Endpoint], by: str
+    ) -> Mapping[str, object]:
+        """Remember who goes back and who goes out."""
+        return self._take("hand over", service, list(back), list(out), by)
 
     def switch(
         self, service: str, version: str, *, weight: int, min_healthy: int, by: str, watch: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from upstreamd.decide import Split
 from upstreamd.errors import OrderError
@@ -75,6 +75,15 @@ def leaves_somebody(tried: Decision, member: Member) -> None:
             f"{endpoint} is the last instance of {tried.service} that serves (without it: {counts(tried)}); put another"
             " in service first, or force it"
         )
+
+
+def apart(back: Sequence[Endpoint], out: Sequence[Endpoint]) -> None:
+    """Raises OrderError where an instance is to be put back and taken out at a time, or nobody is named."""
+    both = sorted(map(str, {*back} & {*out}))
+    if both:
+        raise OrderError(f"{', '.join(both)} cannot be put back and taken out at the same time")
+    if not back and not out:
+        raise OrderError("nobody is named; name instances that go back, that go out, or both")
 
 
 def enough_healthy(decision: Decision, split: Split) -> None:

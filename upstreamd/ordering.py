@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from upstreamd import objections
 from upstreamd.agreement import Accord, merged
@@ -15,37 +15,15 @@ from upstreamd.model import Clock, Decision, Endpoint, State
 from upstreamd.picture import Picture, Rotation
 from upstreamd.reconcile import Reconciler
 from upstreamd.standing import Standing
-
-LONGEST_APPLY = 30.0
-"""Seconds after which an order holds up no other one, even if nginx has not confirmed it."""
+from upstreamd.underway import UnderWay
 
 DRAIN, UNDRAIN, SWITCH, ROLLBACK = "drain", "undrain", "switch", "rollback"
 ELSEWHERE = "change ordered on another machine"
 """As an operator is told of it where his own order has to wait for it."""
 
 
-def _one(verb: str) -> str:
-    return f"an {verb}" if verb[0] in "aeiou" else f"a {verb}"
-
-
 def _nobody(_service: str, _what: str) -> None:
     """Hears of orders where they are not shared."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """One that was taken at `at` (monotonic seconds); `endpoint` is None where it is about the whole service."""
-
-    verb: str
-    at: float
-    endpoint: Endpoint | None = None
-
-    def conflicts(self, verb: str, endpoint: Endpoint | None) -> bool:
-        """Whether another one has to wait until this one is applied: two instances may be drained at a time, but
-        nothing goes with a switch, and nobody drains and undrains one instance at a time."""
-        if self.endpoint is None or endpoint is None:
-            return True
-        return self.endpoint == endpoint and self.verb != verb
 
 
 class Ordering:
@@ -57,10 +35,9 @@ class Ordering:
 
     def __init__(self, events: Events, *, clock: Clock, wall: Callable[[], float]) -> None:
         self._events = events
-        self._clock = clock
         self._wall = wall
         self._reconciler: Reconciler | None = None
-        self._under_way: dict[str, list[_Order]] = {}
+        self._under_way = UnderWay(clock)
         self._share: Callable[[str, str], None] = _nobody
         self.news = asyncio.Event()
         """Set when an order was given or others hold; whoever waits for that clears it."""
@@ -69,7 +46,7 @@ class Ordering:
         """Orders go to this one from now on; None: to nobody, as between two configurations."""
         self._reconciler = reconciler
         self._share = _nobody
-        self._under_way.clear()
+        self._under_way.attach(reconciler.settled if reconciler is not None else None)
         self.news.set()
 
     def share(self, share: Callable[[str, str], None]) -> None:
@@ -90,7 +67,7 @@ class Ordering:
         versions = merged(self._standing.versions(service), accord, reconciler.generation + 1)
         self._standing.adopt(service, accord.drains, versions)
         self._events.publish(Kind.ORDER, what, service=service)
-        self._under_way.setdefault(service, []).append(_Order(ELSEWHERE, self._clock()))
+        self._under_way.add(service, ELSEWHERE)
         self.news.set()
         reconciler.ordered()
 
@@ -98,7 +75,7 @@ class Ordering:
         """As Orders.drain."""
         decision = self._decision(service)
         member = objections.known_instance(decision, endpoint)
-        self._make_way(service, DRAIN, endpoint)
+        self._under_way.make_way(service, DRAIN, endpoint)
         drain = Drain(service, endpoint, member.instance.id, by or "an operator", self._wall())
         drained = [(each.endpoint, each.id) for each in self._standing.drained(service)]
         if (drain.endpoint, drain.id) not in drained:
@@ -119,10 +96,36 @@ class Ordering:
                     f"{endpoint} of {service} is not drained by an operator: {member.reason}; end it there"
                 )
             return self._told(service, endpoint)
-        self._make_way(service, UNDRAIN, endpoint)
+        self._under_way.make_way(service, UNDRAIN, endpoint)
         self._standing.undrain(service, endpoint)
         self._carry_out(service, UNDRAIN, f"{endpoint} is put back by {by or 'an operator'}", endpoint)
         return self._told(service, endpoint)
+
+    def hand_over(
+        self, service: str, *, back: Sequence[Endpoint], out: Sequence[Endpoint], by: str
+    ) -> Mapping[str, object]:
+        """As Orders.hand_over; of `back`, who is not drained has nothing to be put back from."""
+        decision = self._decision(service)
+        leaving = [objections.known_instance(decision, endpoint) for endpoint in out]
+        objections.apart(back, out)
+        for endpoint in back:
+            self._under_way.make_way(service, UNDRAIN, endpoint)
+        for endpoint in out:
+            self._under_way.make_way(service, DRAIN, endpoint)
+        who, now = by or "an operator", self._wall()
+        drains = [Drain(service, each.instance.endpoint, each.instance.id, who, now) for each in leaving]
+        tried = Standing(self._wall, self._standing.drains, self._standing.all_versions)
+        _turned(tried, service, back, drains)
+        would = self._present().decide(service, tried)
+        for member in leaving:
+            objections.leaves_somebody(would, member)
+        _turned(self._standing, service, back, drains)
+        for endpoint in back:
+            self._noted(service, UNDRAIN, f"{endpoint} is put back by {who}", endpoint)
+        for endpoint in out:
+            self._noted(service, DRAIN, f"{endpoint} is drained by {who}", endpoint)
+        self._enforced(service, f"{_listed(back)} put back and {_listed(out)} drained by {who}")
+        return self._told(service)
 
     def switch(
         self, service: str, version: str, *, weight: int, min_healthy: int, by: str, watch: float = 0.0
@@ -132,7 +135,7 @@ class Ordering:
         versions = self._standing.versions(service)
         objections.known_version(decision, version)
         objections.sensible(weight, watch)
-        self._make_way(service, SWITCH)
+        self._under_way.make_way(service, SWITCH)
         now, least = self._wall(), max(1, min_healthy)
         base = objections.base(service, versions.present, version, weight)
         split = Split(versions.next_number(), version, weight, base, EVERY, by, now, least)
@@ -161,7 +164,7 @@ class Ordering:
             raise OrderError(
                 f"{service} has the split of generation {generation} in force already ({present or 'all'})"
             )
-        self._make_way(service, ROLLBACK)
+        self._under_way.make_way(service, ROLLBACK)
         split = versions.find(number)
         if split is not None:
             split = replace(split, watched_until=0.0)
@@ -187,7 +190,7 @@ class Ordering:
         versions = self._standing.versions(service)
         split = versions.present
         why = versions.turns[-1].why if versions.turns else ""
-        settled = not self._pending(service)
+        settled = not self._under_way.of(service)
         if split is None:
             return Rotation(why=why, settled=settled)
         watched = max(0.0, split.watched_until - self._wall())
@@ -231,33 +234,16 @@ class Ordering:
         objections.known_service(service, reconciler.services)
         return reconciler.decide(service)
 
-    def _make_way(self, service: str, verb: str, endpoint: Endpoint | None = None) -> None:
-        """Raises OrderError where another order has to be applied first."""
-        for order in self._pending(service):
-            if order.conflicts(verb, endpoint):
-                about = f" of {order.endpoint}" if order.endpoint else ""
-                raise OrderError(
-                    f"{_one(order.verb)}{about} of {service} is being applied; try again soon", kind="busy"
-                )
-
-    def _pending(self, service: str) -> list[_Order]:
-        """The orders that nginx has not confirmed yet."""
-        orders = self._under_way.get(service)
-        if not orders or self._reconciler is None:
-            return []
-        now = self._clock()
-        left = [
-            order
-            for order in orders
-            if now - order.at < LONGEST_APPLY and not self._reconciler.settled(service, order.at)
-        ]
-        self._under_way[service] = left
-        return left
-
     def _carry_out(self, service: str, verb: str, what: str, endpoint: Endpoint | None = None) -> None:
         """Say so, write it down, and have it applied; in this order."""
+        self._noted(service, verb, what, endpoint)
+        self._enforced(service, what)
+
+    def _noted(self, service: str, verb: str, what: str, endpoint: Endpoint | None) -> None:
         self._events.publish(Kind.ORDER, what, service=service, instance=str(endpoint) if endpoint else "")
-        self._under_way.setdefault(service, []).append(_Order(verb, self._clock(), endpoint))
+        self._under_way.add(service, verb, endpoint)
+
+    def _enforced(self, service: str, what: str) -> None:
         self._share(service, what)
         self.news.set()
         self._present().ordered()
@@ -299,3 +285,15 @@ class Ordering:
         versions = Versions().turned(split, 0, "")
         tried = Standing(self._wall, standing.drains, {**standing.all_versions, service: versions})
         return self._present().decide(service, tried)
+
+
+def _turned(standing: Standing, service: str, back: Iterable[Endpoint], out: Iterable[Drain]) -> None:
+    """Have these orders in `standing`."""
+    for endpoint in back:
+        standing.undrain(service, endpoint)
+    for drain in out:
+        standing.drain(drain)
+
+
+def _listed(endpoints: Iterable[Endpoint]) -> str:
+    return ", ".join(map(str, endpoints)) or "nobody"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from upstreamd.model import Endpoint
@@ -19,6 +19,11 @@ class Orders(Protocol):
 
     def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
         """Put an instance back."""
+
+    def hand_over(
+        self, service: str, *, back: Sequence[Endpoint], out: Sequence[Endpoint], by: str
+    ) -> Mapping[str, object]:
+        """Put the instances `back` and take the instances `out` in one apply, so that no moment has both out."""
 
     def switch(
         self, service: str, version: str, *, weight: int, min_healthy: int, by: str, watch: float = 0.0

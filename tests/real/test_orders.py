@@ -116,6 +116,33 @@ async def test_orders_that_would_do_harm_or_mean_nobody_are_refused(nginx_binary
             assert (said.code, "cannot be reached" in said.err) == (3, True), said
 
 
+@each_route
+async def test_one_is_put_back_and_another_taken_out_at_once(nginx_binary: str, tmp_path: Path, route: str) -> None:
+    """Two of two may change places, though neither could go without the other; what makes no sense changes nothing."""
+    stack = Stack(nginx_binary, tmp_path, route)
+    async with apps("one", "two") as (one, two):
+        stack.name(("", [one, two]))
+        async with stack.running():
+            await stack.serves(one, two)
+            assert (await stack.order("drain", "app_servers", one.endpoint, "--wait")).code == 0
+            for back, out, (code, sentence) in (
+                ([], [two.endpoint], (409, f"{two.endpoint} is the last instance of app_servers that serves")),
+                ([two.endpoint], [two.endpoint], (409, "cannot be put back and taken out at the same time")),
+                ([one.endpoint], ["10.9.9.9:1"], (404, "app_servers has no instance 10.9.9.9:1")),
+                ([], [], (409, "nobody is named")),
+            ):
+                with pytest.raises(urllib.error.HTTPError) as refused:
+                    await stack.post("handover", back=back, out=out)
+                with refused.value as answer:
+                    assert (answer.code, sentence in json.load(answer)["detail"]) == (code, True), (back, out)
+            assert stack.sidecar.states() == {one.endpoint: "drained", two.endpoint: "healthy"}
+
+            await stack.post("handover", back=[one.endpoint], out=[two.endpoint])
+            changed = {one.endpoint: "healthy", two.endpoint: "drained"}
+            await eventually(lambda: stack.sidecar.states() == changed, "them to change places")
+            assert {(await asyncio.to_thread(stack.nginx.get))[1] for _ in range(6)} == {"one"}
+
+
 async def test_a_version_that_is_held_in_reserve_is_not_switched_to(nginx_binary: str, tmp_path: Path) -> None:
     """Where green has backups only and blue serves, neither all nor a part of the requests is given to green."""
     stack = Stack(nginx_binary, tmp_path, "reload")

@@ -216,3 +216,53 @@ async def test_a_cancelled_rollout_ends_its_command_and_goes_on_with_a_mended_on
         said = await stack.order("rollout", "app_servers", "--resume", "--exec", fleet.command)
         assert said.code == 0, said.err
         assert all(fleet.pid(endpoint) != before[endpoint] for endpoint in fleet.endpoints)
+
+
+@pytest.mark.parametrize("route", ["reload", "resolve"])
+async def test_one_comes_back_as_the_next_one_leaves(nginx_binary: str, tmp_path: Path, route: str) -> None:
+    """In one apply: three instances cost four, not six."""
+    async with serving(nginx_binary, tmp_path, 3, route) as (stack, fleet):
+        await eventually(lambda: stack.rotation().get("settled") is True, "nothing to be under way")
+        before = stack.view()["generation"]
+        async with Load(stack.url).running() as load:
+            said = await stack.order("rollout", "app_servers", "--exec", fleet.command)
+        assert said.code == 0, said.err
+        assert isinstance(before, int)
+        assert stack.view()["generation"] < before + 6  # one more where nginx was told the first one twice
+        assert load.failures == []
+
+
+@pytest.mark.parametrize("taken_out", [True, False])
+async def test_ended_while_one_comes_back_and_the_next_one_leaves_it_goes_on(
+    nginx_binary: str, tmp_path: Path, taken_out: bool
+) -> None:
+    """kill -9 between what is written down and what follows from it: each is updated once, one at a time."""
+    async with serving(nginx_binary, tmp_path, 3) as (stack, fleet):
+        first, second, third = fleet.endpoints
+        before = fleet.pids()
+        deploy = Deploy(stack, "--exec", fleet.scripted(f"if PORT != {first.rpartition(':')[2]!r}: time.sleep(600)"))
+        try:
+            journal = tmp_path / "state" / "rollout-app_servers.json"
+            turn = ["done", "updating", "waiting"]
+            await eventually(lambda: journal.exists() and _phases(journal) == turn, "the second one's turn")
+        finally:
+            deploy.kill()
+        said = json.loads(journal.read_text())
+        entry, following = said["entries"][:2]
+        entry["phase"], following["phase"], following["process"] = "verifying", "draining", None
+        journal.write_text(json.dumps(said))
+        if not taken_out:
+            assert (await stack.order("undrain", "app_servers", second, "--wait")).code == 0
+        once = fleet.pids()
+        async with Load(stack.url).running() as load:
+            resumed = await stack.order("rollout", "app_servers", "--resume", "--exec", fleet.command)
+        assert resumed.code == 0, resumed.err
+        after = fleet.pids()
+        assert (once[first] != before[first], after[first] == once[first]) == (True, True)
+        assert (after[second] != before[second], after[third] != before[third]) == (True, True)
+        assert set(stack.sidecar.states().values()) == {"healthy"}
+        assert load.failures == []
+
+
+def _phases(journal: Path) -> list[str]:
+    return [entry["phase"] for entry in json.loads(journal.read_text())["entries"]]

@@ -35,6 +35,17 @@ class Drain(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     force: bool = False
 
 
+Named = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Several = Annotated[list[Named], msgspec.Meta(max_length=1000)]
+
+
+class Handover(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`back` are put back and `out` taken out of rotation in one apply; each is ADDRESS:PORT."""
+
+    back: Several = []
+    out: Several = []
+
+
 class Switch(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`weight` in percent; `min_healthy` instances of the version are needed; it is watched for `watch` seconds."""
 
@@ -61,6 +72,7 @@ class Changing:
         return (
             Route(CHANGE, f"{INSTANCE}/drain", self._drain),
             Route(CHANGE, f"{INSTANCE}/undrain", self._undrain),
+            Route(CHANGE, "/v1/services/{service}/handover", self._hand_over),
             Route(CHANGE, "/v1/services/{service}/switch", self._switch),
             Route(CHANGE, "/v1/services/{service}/rollback", self._rollback),
         )
@@ -79,6 +91,14 @@ class Changing:
             return orders.undrain(question.names["service"], _instance(question), by=question.by)
 
         return self._carried_out("undrain", question, give)
+
+    async def _hand_over(self, question: Question) -> web.Response:
+        def give(orders: Orders) -> Mapping[str, object]:
+            wanted = filled(Handover, question.body)
+            back, out = ([_endpoint(each) for each in some] for some in (wanted.back, wanted.out))
+            return orders.hand_over(question.names["service"], back=back, out=out, by=question.by)
+
+        return self._carried_out("hand over", question, give)
 
     async def _switch(self, question: Question) -> web.Response:
         def give(orders: Orders) -> Mapping[str, object]:
@@ -125,7 +145,10 @@ def _scalars(question: Question) -> list[tuple[str, object]]:
 
 def _instance(question: Question) -> Endpoint:
     """The instance in the path. Raises OrderError."""
-    written = question.names["instance"]
+    return _endpoint(question.names["instance"])
+
+
+def _endpoint(written: str) -> Endpoint:
     found = endpoint(written)
     if found is None:
         raise OrderError(f"{written[:100]!r} is no instance; write ADDRESS:PORT, IPv6 in brackets", kind="unknown")

@@ -11,7 +11,7 @@ from aiohttp import web
 from upstreamd import __version__
 from upstreamd.observe import schemas
 from upstreamd.observe.answer import answer, encode
-from upstreamd.observe.changing import Drain, Nothing, Rollback, Switch
+from upstreamd.observe.changing import Drain, Handover, Nothing, Rollback, Switch
 from upstreamd.observe.route import CHANGE, READ, Question, Route
 
 PATH = "/v1/openapi.json"
@@ -61,6 +61,9 @@ TOLD: Mapping[tuple[str, str], Told] = {
     (READ, PATH): Told("This document", {JSON: {"type": "object"}}),
     (CHANGE, f"{_INSTANCE}/drain"): Told("Take an instance out of rotation", _ORDERED, 202, _ORDER, Drain),
     (CHANGE, f"{_INSTANCE}/undrain"): Told("Put an instance back", _ORDERED, 202, _ORDER, Nothing),
+    (CHANGE, "/v1/services/{service}/handover"): Told(
+        "Put instances back and take others out in one apply", _ORDERED, 202, _ORDER, Handover
+    ),
     (CHANGE, "/v1/services/{service}/switch"): Told("Send requests to a version", _ORDERED, 202, _ORDER, Switch),
     (CHANGE, "/v1/services/{service}/rollback"): Told("Go back to an earlier split", _ORDERED, 202, _ORDER, Rollback),
 }

@@ -52,6 +52,7 @@ class Rolling:
         self._rise = rise
         self._voice = voice
         self._writing = Lock()
+        self._handed_over_at: float | None = None
 
     def described(self) -> list[str]:
         """What it would do, a line each."""
@@ -77,36 +78,38 @@ class Rolling:
     def run(self) -> None:
         """To its end. Raises StopError where it stops before; what was under way then is marked as failed."""
         left = [entry for entry in self._progress.entries if entry.phase != DONE]
-        begun = [entry for entry in left if entry.phase not in (WAITING, FAILED)]
+        changed = [entry for entry in left if entry.phase in (UPDATING, VERIFYING)]
+        taken_out = [entry for entry in left if entry.phase == DRAINING]
         size = self._options.batch
-        rest = [entry for entry in left if entry not in begun]
-        parts = [begun] if begun else []
+        rest = [entry for entry in left if entry.phase in (WAITING, FAILED)]
+        parts = [part for part in (changed, taken_out) if part]
         parts += [rest[at : at + size] for at in range(0, len(rest), size)]
-        for part in parts:
+        for part, following in zip(parts, [*parts[1:], []], strict=True):
             try:
-                self._part(part)
+                self._part(part, following)
             except StopError:
                 for entry in part:
-                    entry.phase = FAILED if entry.phase != DONE else DONE
+                    entry.phase = entry.phase if entry.phase in (WAITING, DONE) else FAILED
+                self._leave(following)
                 self._save()
                 raise
 
-    def _part(self, part: Sequence[Entry]) -> None:
-        """One batch, from wherever it is."""
+    def _part(self, part: Sequence[Entry], following: Sequence[Entry]) -> None:
+        """One batch, from wherever it is; the `following` one may be taken out as this one is put back."""
         before = self._sidecar.look()
         if not all(entry.phase == VERIFYING for entry in part):
             if not any(entry.phase == UPDATING for entry in part):
                 self._progress.known = sorted(before.keys)
             self._end_leftovers(part)
-            self._room_for(part)
+            self._room_or_leave(part)
             self._take_out(part)
             self._change(part)
         self._verify(part)
         if self._options.probe:
             reply.expect(self._options.probe)
             self._voice.say(f"{self._options.probe} answers 200")
-        self._put_back(part)
-        self._others_serve(before, part)
+        self._put_back(part, following)
+        self._others_serve(before, part, following)
 
     def _end_leftovers(self, part: Sequence[Entry]) -> None:
         """Whoever ended this program may have left its command running."""
@@ -115,13 +118,21 @@ class Rolling:
                 self._about(entry, "the update that was under way is ended, and begun anew")
             entry.process = None
 
+    def _room_or_leave(self, part: Sequence[Entry]) -> None:
+        """As `_room_for`; who is out already does not stay out for a turn that does not come."""
+        try:
+            self._room_for(part)
+        except StopError:
+            self._leave(part)
+            raise
+
     def _room_for(self, part: Sequence[Entry]) -> None:
         """Wait until so many others serve that these may leave. Raises StopError where that does not come true."""
         meant = {entry.endpoint for entry in part}
         most = self._options.max_unavailable
 
         def away(view: View) -> list[str]:
-            return [each.endpoint for each in view.instances if not each.well and each.endpoint not in meant]
+            return _away(view, meant)
 
         def why_not(view: View) -> str:
             sick = ", ".join(away(view))
@@ -131,7 +142,8 @@ class Rolling:
 
     def _take_out(self, part: Sequence[Entry]) -> None:
         self._enter(part, DRAINING, keep=(UPDATING,))
-        begun = self._voice.clock()
+        begun = self._voice.clock() if self._handed_over_at is None else self._handed_over_at
+        self._handed_over_at = None
         for entry in part:
             self._gate.take_out(self._sidecar, entry)
         for entry in part:
@@ -177,20 +189,52 @@ class Rolling:
                 version = successor.version or "no version"
                 raise StopError(f"{successor.endpoint} has come back with {version}, not {self._options.new}")
 
-    def _put_back(self, part: Sequence[Entry]) -> None:
+    def _put_back(self, part: Sequence[Entry], following: Sequence[Entry]) -> None:
+        handed_over = self._hand_over(part, following)
         for entry in part:
             with self._voice.timed(entry, "return") as taken:
-                self._gate.put_back(self._sidecar, entry)
-                place = entry.successor[0] if entry.successor else entry.endpoint
+                if not handed_over:
+                    self._gate.put_back(self._sidecar, entry)
+                place = _place(entry)
                 self._sidecar.await_view(partial(_serves, endpoint=place), partial(_not_served, endpoint=place))
                 entry.phase = DONE
                 self._save()
                 self._about(entry, f"serves again ({taken():.2f}s)")
 
-    def _others_serve(self, before: View, part: Sequence[Entry]) -> None:
+    def _hand_over(self, part: Sequence[Entry], following: Sequence[Entry]) -> bool:
+        """Put this part back and take the following one out in one apply: nginx need not be told twice, and one is out
+        at a time all the same. False where each has to be done by itself."""
+        if not following or any(entry.phase != WAITING for entry in following):
+            return False
+        meant = {entry.endpoint for entry in following}
+        away = _away(self._sidecar.look(), meant | {_place(entry) for entry in part})
+        if len(away) + len(meant) > self._options.max_unavailable:
+            return False
+        self._enter(following, DRAINING)
+        self._handed_over_at = self._voice.clock()
+        if self._gate.hand_over(self._sidecar, part, following):
+            return True
+        self._handed_over_at = None
+        self._enter(following, WAITING)
+        return False
+
+    def _leave(self, following: Sequence[Entry]) -> None:
+        """Put back those that were taken out for a turn that does not come; where that fails, `back` names them."""
+        for entry in following:
+            if entry.phase == DRAINING:
+                try:
+                    self._gate.put_back(self._sidecar, entry)
+                except StopError as error:
+                    self._about(entry, f"is out of rotation, and is not put back: {error}")
+                else:
+                    entry.phase = WAITING
+                    self._about(entry, "is put back as it was")
+
+    def _others_serve(self, before: View, part: Sequence[Entry], following: Sequence[Entry]) -> None:
         """Whoever served before does so after: a command may have hit another instance than it was told to."""
         meant = {entry.endpoint for entry in part}
-        others = [each.endpoint for each in before.instances if each.well and each.endpoint not in meant]
+        leaving = {entry.endpoint for entry in following if entry.phase == DRAINING}
+        others = [each.endpoint for each in before.instances if each.well and each.endpoint not in meant | leaving]
 
         def sick(view: View) -> list[str]:
             return [place for place in others if not _serves(view, place)]
@@ -222,6 +266,16 @@ def _is_out(view: View, entry: Entry) -> bool:
 def _not_out(view: View, entry: Entry) -> str:
     seen = view.find(entry.endpoint)
     return f"{entry.endpoint} is not safe to stop" + (f": it is {seen.state} ({seen.reason})" if seen else "")
+
+
+def _away(view: View, meant: set[str]) -> list[str]:
+    """Who does not serve, beside those."""
+    return [each.endpoint for each in view.instances if not each.well and each.endpoint not in meant]
+
+
+def _place(entry: Entry) -> str:
+    """Where it is, or what came in its place."""
+    return entry.successor[0] if entry.successor else entry.endpoint
 
 
 def _serves(view: View, endpoint: str) -> bool:

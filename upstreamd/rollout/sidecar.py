@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -26,6 +26,10 @@ class Admin(Protocol):
         """What POST answers."""
 
 
+class _NotDoneError(StopError):
+    """The order is refused."""
+
+
 class Sidecar:
     """One service of the sidecar behind `admin`. What does not answer is tried again for `patience` seconds."""
 
@@ -42,6 +46,14 @@ class Sidecar:
     def undrain(self, endpoint: str) -> bool:
         """Put an instance back; False where nobody names it. Raises StopError where that is refused."""
         return self._ordered(endpoint, "undrain")
+
+    def hand_over(self, back: Sequence[str], out: Sequence[str]) -> bool:
+        """Put instances back and take others out in one apply; False where that is refused, and nothing is changed.
+        Raises StopError where nobody answers for too long."""
+        try:
+            return self._given("handover", {"back": list(back), "out": list(out)}, "hand over")
+        except _NotDoneError:
+            return False
 
     def look(self) -> View:
         """The service as nginx is proved to serve it. Raises StopError where nobody tells for too long."""
@@ -72,17 +84,20 @@ class Sidecar:
             time.sleep(BETWEEN_LOOKS)
 
     def _ordered(self, endpoint: str, verb: str) -> bool:
-        service = quote(self.service, safe="")
-        path = f"/v1/services/{service}/instances/{quote(endpoint, safe=':[]')}/{verb}"
+        return self._given(f"instances/{quote(endpoint, safe=':[]')}/{verb}", {}, f"{verb} it")
+
+    def _given(self, path: str, said: dict[str, object], what: str) -> bool:
+        """Give an order; False where nobody knows whom it names. Raises StopError, and _NotDoneError where it is
+        refused."""
         until = self.clock() + self.patience
         while True:
             try:
-                self._admin.order(path, {})
+                self._admin.order(f"/v1/services/{quote(self.service, safe='')}/{path}", said)
             except RefusedError as error:
                 if error.kind == "unknown":
                     return False
                 if error.kind != "busy" or self.clock() > until:
-                    raise StopError(f"upstreamd will not {verb} it: {error}") from error
+                    raise _NotDoneError(f"upstreamd will not {what}: {error}") from error
             except AwayError as error:
                 if self.clock() > until:
                     raise StopError(str(error)) from error

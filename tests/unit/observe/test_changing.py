@@ -41,6 +41,11 @@ async def post(
             ("drain", "app", Endpoint("fc00::1", 3000), False, NOBODY),
         ),
         (f"{INSTANCE}/undrain", "{}", ("undrain", "app", Endpoint("10.0.0.1", 3000), NOBODY)),
+        (
+            "/v1/services/app/handover",
+            '{"back": ["10.0.0.1:3000"], "out": ["[fc00::1]:3000"]}',
+            ("hand over", "app", [Endpoint("10.0.0.1", 3000)], [Endpoint("fc00::1", 3000)], NOBODY),
+        ),
         ("/v1/services/app/switch", '{"version": "green"}', ("switch", "app", "green", 100, 1, 0.0, NOBODY)),
         (
             "/v1/services/app/switch",
@@ -101,6 +106,8 @@ async def test_the_log_says_who_ordered_what(caplog: pytest.LogCaptureFixture) -
         (f"{INSTANCE}/drain", "{} {}", 400, "not JSON"),
         (f"{INSTANCE}/drain", "[" * 60_000, 400, "nested too deeply"),
         (f"{INSTANCE}/undrain", '{"force": true}', 400, "`force`"),
+        ("/v1/services/app/handover", '{"back": "10.0.0.1:3000"}', 400, "`$.back`"),
+        ("/v1/services/app/handover", '{"out": ["localhost:3000"]}', 404, "write ADDRESS:PORT"),
         ("/v1/services/app/switch", "{}", 400, "`version`"),
         ("/v1/services/app/switch", '{"version": ""}', 400, "`$.version`"),
         ("/v1/services/app/switch", '{"version": "green", "weight": 101}', 400, "`$.weight`"),

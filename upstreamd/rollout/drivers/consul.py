@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -57,6 +57,10 @@ class Maintenance:
         place, identity = entry.successor or entry.key
         if any(each.key == (place, identity) for each in sidecar.look().instances):
             self._ask(Entry(place, identity), enable=False)
+
+    def hand_over(self, sidecar: Sidecar, back: Sequence[Entry], out: Sequence[Entry]) -> bool:  # noqa: ARG002 - as Gate
+        """As Gate: Consul takes one order at a time, and who follows must not be out before this one is back."""
+        return False
 
     def back(self, service: str, endpoint: str) -> str:  # noqa: ARG002 - as Gate
         """As Gate."""

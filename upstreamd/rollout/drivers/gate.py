@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from upstreamd.rollout.journal import Entry
@@ -22,6 +23,9 @@ class Gate(Protocol):
     def put_back(self, sidecar: Sidecar, entry: Entry) -> None:
         """Ask that it gets requests again, or what came in its place."""
 
+    def hand_over(self, sidecar: Sidecar, back: Sequence[Entry], out: Sequence[Entry]) -> bool:
+        """Ask for both in one step; False where that cannot be had, and nothing is changed."""
+
     def back(self, service: str, endpoint: str) -> str:
         """The command with which an operator puts it back."""
 
@@ -40,6 +44,10 @@ class Drain:
     def put_back(self, sidecar: Sidecar, entry: Entry) -> None:
         """As Gate."""
         sidecar.undrain(entry.endpoint)
+
+    def hand_over(self, sidecar: Sidecar, back: Sequence[Entry], out: Sequence[Entry]) -> bool:
+        """As Gate."""
+        return sidecar.hand_over([entry.endpoint for entry in back], [entry.endpoint for entry in out])
 
     def back(self, service: str, endpoint: str) -> str:
         """As Gate."""
