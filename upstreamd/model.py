@@ -14,6 +14,9 @@ Clock = Callable[[], float]
 """A monotonic clock in seconds; passed in, never read from a global."""
 
 
+_new = tuple.__new__
+
+
 class Endpoint(NamedTuple):
     """Where one instance listens: a canonical IP literal and a port 1-65535."""
 
@@ -208,7 +211,7 @@ class Server(NamedTuple):
     @property
     def endpoint(self) -> Endpoint:
         """The (address, port) pair nginx connects to."""
-        return tuple.__new__(Endpoint, self[:2])  # quicker, and read very often
+        return _new(Endpoint, (self[0], self[1]))  # quicker, and read very often
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ class Upstream:
     @functools.cached_property
     def endpoints(self) -> frozenset[Endpoint]:
         """Those of its servers."""
-        return frozenset(server.endpoint for server in self.servers)
+        return frozenset([_new(Endpoint, (server[0], server[1])) for server in self.servers])  # as Server.endpoint
 
 
 class State(StrEnum):

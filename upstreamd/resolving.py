@@ -28,7 +28,11 @@ LOOK_AGAIN = 10.0
 
 RENDER_IN_THREAD = 200
 MOST_GATHERED = 0.5
-"""Seconds that changes are gathered at most: nginx's resolver asks once a second, and is to be told what is new."""
+"""Seconds that changes are gathered at most where nginx can be told at any time."""
+LONGEST_REST = 1.0
+"""Seconds that a change waits at most for nginx to be able to be told."""
+LEAD = 0.03
+"""Seconds before that in which it is decided, and twice the time that the last decision took: it is to be ready."""
 BETWEEN_LOOKS = 0.05
 """Seconds between looks at whether what waits is due: more that comes can make it due earlier."""
 IDLE_GATHER = 0.005
@@ -57,6 +61,9 @@ class _Service:
     cause: Cause | None = None
     published_at: float = 0.0
     published: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: Changes = field(default_factory=partial(Changes, 0.0, 0.0))
+    took: float = 0.0
     refusal: str = ""
     unkept: str = ""
     alarm: asyncio.TimerHandle | None = None
@@ -82,8 +89,6 @@ class Resolving:
         self._clock = clock
         self._choose = choose
         self._services = [_Service(each, services[each.name]) for each in config.services if each.name in services]
-        self._changed = asyncio.Event()
-        self._waiting = Changes(clock(), clock())
 
     def attach(
         self,
@@ -129,8 +134,9 @@ class Resolving:
     def wake(self) -> None:
         """A decision may come out differently."""
         now = self._clock()
-        self._waiting = self._waiting.and_one(now) if self._changed.is_set() else Changes(now, now)
-        self._changed.set()
+        for service in self._services:
+            service.waiting = service.waiting.and_one(now) if service.changed.is_set() else Changes(now, now)
+            service.changed.set()
 
     def forget(self) -> None:
         """nginx was restarted: what it serves has to be proved anew."""
@@ -182,28 +188,38 @@ class Resolving:
             _tell_choice(service)
         async with asyncio.TaskGroup() as tasks:
             for service in self._services:
+                tasks.create_task(self._follow(service))
                 tasks.create_task(self._prove(service))
-            gathered = min(self._config.apply.max_gather, MOST_GATHERED)
-            pace = Pace(replace(self._config.apply, max_gather=gathered))
-            while True:
-                await self._changed.wait()
-                # no reload, so there is no min_interval to wait for
-                while (wait := pace.due(self._waiting, urgent=True) - self._clock()) > 0:  # noqa: ASYNC110 - for a time
-                    await asyncio.sleep(min(wait, BETWEEN_LOOKS))
-                changes = self._waiting
-                self._changed.clear()
-                self._look()
-                told = [await self._publish(service) for service in self._services]
-                if any(told):
-                    pace.ended(changes, self._clock())
-                else:  # what changed nothing was no change, and does not make the next one wait
-                    await asyncio.sleep(min(self._config.apply.gather, IDLE_GATHER))
+
+    async def _follow(self, service: _Service) -> None:
+        """Publish what changes."""
+        gathered = min(self._config.apply.max_gather, MOST_GATHERED)
+        pace = Pace(replace(self._config.apply, max_gather=gathered))
+        while True:
+            await service.changed.wait()
+            while (wait := self._due(service, pace) - self._clock()) > 0:  # noqa: ASYNC110 - for a time
+                await asyncio.sleep(min(wait, BETWEEN_LOOKS))
+            changes = service.waiting
+            service.changed.clear()
+            self._look()
+            if await self._publish(service):
+                pace.ended(changes, self._clock())
+            else:  # what changed nothing was no change, and does not make the next one wait
+                await asyncio.sleep(min(self._config.apply.gather, IDLE_GATHER))
+
+    def _due(self, service: _Service, pace: Pace) -> float:
+        """When what waits is published: gathered, and not long before nginx can be told, for of two sets it gets only
+        the later one."""
+        told = self._route.asks_at(service.settings.name) - LEAD - 2 * service.took
+        # no reload, so there is no min_interval to wait for
+        return max(pace.due(service.waiting, urgent=True), min(told, service.waiting.first + LONGEST_REST))
 
     async def _publish(self, service: _Service) -> bool:
         """Tell nginx what is decided now; False where it was told. Nothing is rendered or written first, for nginx
         waits for the answer."""
         service.decided_at = self._clock()
         decision = await self._decide(service.settings, service.serving)
+        service.took = self._clock() - service.decided_at
         self._telling.decided(decision)
         if service.alarm is not None:
             service.alarm.cancel()

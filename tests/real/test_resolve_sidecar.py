@@ -239,3 +239,23 @@ async def test_a_newcomer_grows_into_its_share(nginx_binary: str, tmp_path: Path
             assert seen == sorted(seen), seen
             assert load.failures == []
             assert reloads(nginx) == 0
+
+
+async def test_what_changes_while_nginx_rests_is_told_together(nginx_binary: str, tmp_path: Path) -> None:
+    """nginx asks once a second: of sets that follow each other faster none is made that it cannot get."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    async with apps("one", "two") as (one, two):
+        targets(tmp_path / "targets.json", one)
+        async with asking(nginx, sidecar, port):
+            before, began = sidecar.metric('upstreamd_applies_total{outcome="applied"}'), time.monotonic()
+            for turn in range(30):
+                targets(tmp_path / "targets.json", *([one] if turn % 2 else [one, two]))
+                await asyncio.sleep(0.1)
+            targets(tmp_path / "targets.json", two)
+            await only(nginx, {"two"})
+            took = time.monotonic() - began
+            applied = sidecar.metric('upstreamd_applies_total{outcome="applied"}') - before
+            assert 2 <= applied <= took + 2

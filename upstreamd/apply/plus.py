@@ -154,6 +154,10 @@ class PlusRoute:
             followed.progress.clear()
             await followed.progress.wait()
 
+    def asks_at(self, service: str) -> float:  # noqa: ARG002 - as Route
+        """At any time: nginx does not ask, it is told."""
+        return 0.0
+
     def silence(self, service: str, version: int) -> str:
         """Why nginx does not have `version`, as far as we can tell."""
         return f"NGINX Plus has not taken version {version} of {service}: {self._services[service].problem}"

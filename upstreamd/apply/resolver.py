@@ -33,6 +33,9 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 """nginx asks for every group's address at once; a full buffer would lose some and with them their servers."""
 
 
+RESTS = 1.0
+"""Seconds after an answer for which nginx does not ask for the same name again (ngx_http_upstream_zone_module)."""
+
 _Key = tuple[Client, str, int]
 
 
@@ -53,6 +56,8 @@ class Responder:
         self.audience = Audience(clock)
         self._held: dict[_Key, _Held] = {}
         self._told = asyncio.Event()
+        self._told_at: dict[str, float] = {}
+        self._clock = clock
         self._datagrams: asyncio.DatagramTransport | None = None
         self._server: asyncio.Server | None = None
         self._connections = 0
@@ -102,6 +107,14 @@ class Responder:
         if self.zone.put(service, records):
             self._answer_held(published)
         return published.version
+
+    def asks_at(self, service: str) -> float:
+        """When somebody can be told of `service` next (monotonic seconds): now, where a query waits or nobody was told
+        lately, else when the one told last has rested."""
+        name, now = self.zone[service].names.service, self._clock()
+        if any(asked == name for _, asked, _ in self._held):
+            return now
+        return max(now, self._told_at.get(name, now - RESTS) + RESTS)
 
     def forget(self) -> None:
         """Forget who was told what, as after a restart of nginx, and tell everybody anew."""
@@ -167,6 +180,7 @@ class Responder:
         # told although it comes back over TCP: asked again over UDP it would be truncated again, without end
         owed |= {query.name} if truncated else set()
         self.audience.tell(client, query.name, published.version, owed)
+        self._told_at[query.name] = self._clock()
         send(dns.answer(query, records, truncated=truncated))
         self._told.set()
 

@@ -69,6 +69,9 @@ class Route(Protocol):
     async def fetched(self, service: str, version: int) -> None:
         """Return once nginx is known to have `version` of `service` or a later one."""
 
+    def asks_at(self, service: str) -> float:
+        """When nginx can be told of `service` next, as far as is known (monotonic seconds); in the past where now."""
+
     def silence(self, service: str, version: int) -> str:
         """Why nginx is not known to have `version`, as far as we can tell."""
 
@@ -92,6 +95,10 @@ class Routes:
     async def fetched(self, service: str, version: int) -> None:
         """As Route."""
         await self._by_service[service].fetched(service, version)
+
+    def asks_at(self, service: str) -> float:
+        """As Route."""
+        return self._by_service[service].asks_at(service)
 
     def silence(self, service: str, version: int) -> str:
         """As Route."""
@@ -140,6 +147,10 @@ class ResolveRoute:
     async def fetched(self, service: str, version: int) -> None:
         """Return once every nginx that asks has fetched `version` of `service` or a later one."""
         await self._responder.fetched(service, version)
+
+    def asks_at(self, service: str) -> float:
+        """When nginx can be told of `service` next (monotonic seconds)."""
+        return self._responder.asks_at(service)
 
     def versions(self, service: str) -> Mapping[int, int]:
         """How many clients were told which version."""

@@ -27,9 +27,11 @@ PATIENCE = 5.0
 
 
 @contextlib.asynccontextmanager
-async def responder(settings: ResolverSettings = SETTINGS) -> AsyncIterator[Responder]:
+async def responder(
+    settings: ResolverSettings = SETTINGS, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Responder]:
     listen = Listen("127.0.0.1", free_udp_port())
-    running = Responder(replace(settings, listen=listen), ["app"], clock=time.monotonic)
+    running = Responder(replace(settings, listen=listen), ["app"], clock=clock)
     await running.start()
     try:
         yield running
@@ -301,3 +303,18 @@ def test_an_ipv4_client_seen_through_ipv6_is_known_by_its_ipv4_address() -> None
     check: Callable[[str], bool] = lambda host: is_allowed(host, networks)  # noqa: E731 - one line, used twice
     assert check("::ffff:127.0.0.1")
     assert not check("::1")
+
+
+async def test_who_was_told_is_not_expected_before_it_has_rested() -> None:
+    """nginx asks again a second after an answer; with a query that waits, or nobody told lately, the time is now."""
+    async with responder(clock=lambda: 100.0) as running, Client(running) as client:
+        assert running.asks_at("app") == 100.0
+        publish(running, "10.0.0.1")
+        await client.fetch()
+        assert running.asks_at("app") == 101.0
+        client.send(query(NAME, dns.SRV, ident=7))  # held, for nothing is new
+        async with asyncio.timeout(PATIENCE):
+            while running.asks_at("app") > 100.0:  # noqa: ASYNC110 - a datagram says nothing of its arrival
+                await asyncio.sleep(0.005)
+        publish(running, "10.0.0.2")
+        assert running.asks_at("app") == 101.0
