@@ -157,16 +157,18 @@ class Situation:
         """Settle who owns what, and have exactly the accepted endpoints probed."""
         self._claims = settle(self._sources.values(), self._claims.owners)
         self.standing.look(self._claims.accepted)
+        accepted = self._claims.accepted
+        wanted = {name: [claim.instance.endpoint for claim in accepted.get(name, ())] for name in self._services}
         having: dict[Endpoint, tuple[str, ...]] = {}
-        for name, claims in self._claims.accepted.items():
-            for claim in claims:
-                endpoint = claim.instance.endpoint
-                having[endpoint] = (*having.get(endpoint, ()), name)
+        for name, endpoints in wanted.items():
+            alone = (name,)
+            for endpoint in endpoints:
+                known = having.setdefault(endpoint, alone)
+                if known is not alone:
+                    having[endpoint] = (*known, name)
         self._having = having
         self.lasting.look(having)
         if self._checker is not None:
-            accepted = self._claims.accepted
-            wanted = {name: [claim.instance.endpoint for claim in accepted.get(name, ())] for name in self._services}
             self._checker.watch(wanted)
             if self._evidence is not None:
                 self._evidence.watch(wanted)

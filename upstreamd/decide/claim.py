@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 from upstreamd.model import RANK, Endpoint, Instance, SourceState
@@ -55,34 +56,38 @@ def settle(sources: Iterable[SourceState], owners: Mapping[Endpoint, str]) -> Cl
     into a service of its own or change another's weight. An owner that its source only holds, or that serves no
     more while its source names a successor for the same service, gives way.
     """
-    claims: dict[Endpoint, list[Claim]] = {}
+    first: dict[Endpoint, Claim] = {}
+    contested: dict[Endpoint, list[Claim]] = {}
     for state in sources:
         if state.snapshot is not None:
             held = state.snapshot.held
             for instance in sorted(state.snapshot.instances, key=RANK):
-                claims.setdefault(instance.endpoint, []).append(Claim(instance, state.name, instance in held))
+                claim = Claim(instance, state.name, bool(held) and instance in held)
+                before = first.setdefault(instance.endpoint, claim)
+                if before is not claim:
+                    contested.setdefault(instance.endpoint, [before]).append(claim)
     accepted: dict[str, list[Claim]] = {}
     refused: dict[str, list[str]] = {}
     now_owned: dict[Endpoint, str] = {}
-    for endpoint, claimants in claims.items():
-        if len(claimants) == 1:  # the usual case, and that of large sets
-            (claim,) = claimants
+    for endpoint, claim in first.items():
+        claimants = contested.get(endpoint)
+        if claimants is None:  # the usual case, and that of large sets
             now_owned[endpoint] = claim.identity
             accepted.setdefault(claim.instance.service, []).append(claim)
             continue
         owner = _owner(claimants, owners.get(endpoint))
         now_owned[endpoint] = owner.identity
         served: dict[str, Claim] = {owner.instance.service: owner}
-        for claim in claimants:
-            service = claim.instance.service
-            if claim.identity == owner.identity:
-                known = served.setdefault(service, claim)
-                if claim.instance.draining and known.source == claim.source:
-                    served[service] = claim  # named twice, and once to be drained
-            elif not claim.held and (service not in served or served[service].source == claim.source):
-                refused.setdefault(service, []).append(_refusal(endpoint, claim, owner))
-        for service, claim in served.items():
-            accepted.setdefault(service, []).append(claim)
+        for each in claimants:
+            service = each.instance.service
+            if each.identity == owner.identity:
+                known = served.setdefault(service, each)
+                if each.instance.draining and known.source == each.source:
+                    served[service] = each  # named twice, and once to be drained
+            elif not each.held and (service not in served or served[service].source == each.source):
+                refused.setdefault(service, []).append(_refusal(endpoint, each, owner))
+        for service, each in served.items():
+            accepted.setdefault(service, []).append(each)
     return Claims(
         {service: tuple(sorted(found, key=_rank)) for service, found in accepted.items()},
         {service: _bounded(service, found) for service, found in refused.items()},
@@ -90,8 +95,7 @@ def settle(sources: Iterable[SourceState], owners: Mapping[Endpoint, str]) -> Cl
     )
 
 
-def _rank(claim: Claim) -> tuple[object, ...]:
-    return claim.instance.rank
+_rank = attrgetter("instance.rank")
 
 
 def _owner(claimants: Sequence[Claim], known: str | None) -> Claim:

@@ -189,9 +189,11 @@ def _still_fed(saved: Snapshot | None, services: frozenset[str]) -> Snapshot | N
 
 def _lost(known: frozenset[Instance], fresh: frozenset[Instance]) -> frozenset[Instance]:
     """The instances of services that had some and are now without; an endpoint claimed anew is not theirs any more."""
-    services = {instance.service for instance in fresh}
-    claimed = {instance.endpoint for instance in fresh}
-    return frozenset(i for i in known if i.service not in services and i.endpoint not in claimed)
+    gone = known - fresh
+    services = {instance.service for instance in fresh} if gone else set()
+    lost = [instance for instance in gone if instance.service not in services]
+    claimed = {instance.endpoint for instance in fresh} if lost else set()
+    return frozenset(instance for instance in lost if instance.endpoint not in claimed)
 
 
 def _held_sentence(name: str, answer: Answer, held: frozenset[Instance]) -> str:
