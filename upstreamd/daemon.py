@@ -12,15 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
 from upstreamd import __version__
 from upstreamd.agreement import Memory
-from upstreamd.apply import Choice, OutputLock, PlusRoute, ResolveRoute, Route, Routes, Transaction, choose
+from upstreamd.apply import OutputLock, Transaction
 from upstreamd.check import Checker, Evidence, PassiveListener
-from upstreamd.config import ApplySettings, Config, NginxSettings, ServiceSettings, load
+from upstreamd.config import ApplySettings, Config, NginxSettings, load
 from upstreamd.discover import Discoverer, Releasing, admitted, build, follow, release
 from upstreamd.errors import ConfigError, UpstreamdError
 from upstreamd.events import Events
@@ -36,8 +35,9 @@ from upstreamd.ordering import Ordering
 from upstreamd.picture import Picture, Probing, Reported
 from upstreamd.probation import Probation
 from upstreamd.reconcile import Reconciler
-from upstreamd.resolving import Resolving
+from upstreamd.routing import routed
 from upstreamd.sharing import Partnership, share
+from upstreamd.stages import Stages
 from upstreamd.standing import Standing
 from upstreamd.state import Saved, StateFile, marker_on_disk
 from upstreamd.telling import Telling
@@ -47,8 +47,6 @@ log = logging.getLogger("upstreamd")
 
 SWITCH_INTERVAL = 0.0001
 """Seconds for which a thread that computes may hold up the event loop, at each of its system calls (default: 5 ms)."""
-SHUTDOWN_PATIENCE = 1.0
-"""Seconds that an apply under way is given to end at SIGTERM; the whole shutdown takes less than two."""
 
 
 def run(path: Path) -> int:
@@ -131,7 +129,7 @@ class Daemon:
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(OutputLock([service.output for service in config.services]))
             before, transaction = self._transaction, self._same_transaction(config)
-            resolving = await self._resolving(config, transaction, stack)
+            resolving = await routed(config, transaction, stack, self._clock)
             if resolving.names or any(service.all_unhealthy == "none" for service in config.services):
                 responder = UnavailableResponder(config.unavailable.listen)
                 await responder.start()
@@ -185,22 +183,22 @@ class Daemon:
                 listener.open()
                 stack.callback(listener.close)
             reconciler.situation.attach(checker, self._evidence)
-            stages = [asyncio.create_task(checker.run(), name="check")]
-            stages += [asyncio.create_task(reconciler.run(), name="reconcile")]
-            stages += [asyncio.create_task(self._probation.run(), name="probation")]
+            stages = Stages()
+            stages.start("check", checker.run())
+            stages.start("reconcile", reconciler.run())
+            stages.start("probation", self._probation.run())
             if self._partnership is not None:
-                stages.append(asyncio.create_task(self._partnership.run(), name="sharing"))
+                stages.start("sharing", self._partnership.run())
             if config.alerts.wanted:
                 from upstreamd.observe.deliver import Alerting  # its libraries are for those who use it
 
-                alerting = Alerting(config.alerts, self._picture, self._clock)
-                stages.append(asyncio.create_task(alerting.run(), name="alerts"))
+                stages.start("alerts", Alerting(config.alerts, self._picture_beside, self._clock).run())
             if config.tracing.wanted:
                 from upstreamd.observe.trace import Tracing  # as above
 
-                stages.append(asyncio.create_task(Tracing(config.tracing, self._events).run(), name="tracing"))
+                stages.start("tracing", Tracing(config.tracing, self._events).run())
             if listener is not None:
-                stages.append(asyncio.create_task(listener.run(), name="passive"))
+                stages.start("passive", listener.run())
             for discoverer in discoverers:
                 following = follow(
                     discoverer,
@@ -209,15 +207,14 @@ class Daemon:
                     saved=sources[discoverer.name],
                     on_error=self._metrics.source_failed,
                 )
-                stages.append(asyncio.create_task(following, name=discoverer.name))
+                stages.start(discoverer.name, following)
                 if isinstance(discoverer, Releasing):
-                    releasing = release(discoverer, self._picture)
-                    stages.append(asyncio.create_task(releasing, name=f"{discoverer.name} releases"))
+                    stages.start(f"{discoverer.name} releases", release(discoverer, self._picture_beside))
             self._working = config
             try:
                 await self._until_told(stages)
             finally:
-                await self._end(stages)
+                await stages.end(self._stop)
                 self._ordering.attach(None)
                 carried = replace(reconciler.carried(), sharing=self._remembered(saved))
                 state.save(carried)
@@ -251,38 +248,6 @@ class Daemon:
         """What has to be known of the other machines after a restart."""
         return self._partnership.remembered if self._partnership is not None else saved.sharing
 
-    async def _resolving(self, config: Config, transaction: Transaction, stack: contextlib.AsyncExitStack) -> Resolving:
-        """What keeps nginx up to date without reloads, for the services whose route is found to be that one."""
-
-        async def chosen(service: ServiceSettings) -> Choice:
-            return await choose(service, config.nginx, config.resolver, (await transaction.inspect()).version)
-
-        choices = {service.name: await chosen(service) for service in config.services}
-        for service in config.services:
-            if service.route == "auto" and not choices[service.name].resolve:
-                log.info("%s changes by reload (route = auto): %s", service.name, choices[service.name].reason)
-        resolved = {name: choice for name, choice in choices.items() if choice.resolve}
-        route = await self._routes(config, resolved, stack)
-        return Resolving(config, resolved, route, clock=self._clock, choose=chosen)
-
-    async def _routes(self, config: Config, resolved: Mapping[str, Choice], stack: contextlib.AsyncExitStack) -> Route:
-        """The route of each service that needs no reloads, started."""
-        plus = [service for service in config.services if service.route == "plus"]
-        asked = sorted(resolved.keys() - {service.name for service in plus})
-        by_service: dict[str, Route] = {}
-        if asked:
-            listen = config.unavailable.listen
-            resolve = ResolveRoute(config.resolver, asked, Endpoint(listen.host, listen.port), clock=self._clock)
-            await resolve.start()
-            stack.push_async_callback(resolve.stop)
-            by_service.update(dict.fromkeys(asked, resolve))
-        if plus:
-            told = PlusRoute(config.nginx_plus, plus)
-            await told.start()
-            stack.push_async_callback(told.stop)
-            by_service.update({service.name: told for service in plus})
-        return Routes(by_service)
-
     def _listener(self, config: Config, checker: Checker, reconciler: Reconciler) -> PassiveListener | None:
         """Where nginx's reports come in, if the configuration says so; ejections outlive a configuration."""
         known = self._evidence.ejections() if self._evidence is not None else None
@@ -308,40 +273,14 @@ class Daemon:
             self._transaction_settings = wanted
         return self._transaction
 
-    async def _until_told(self, stages: list[asyncio.Task[None]]) -> None:
+    async def _until_told(self, stages: Stages) -> None:
         """Return when told to stop or when a new, good configuration is there; raises what a stage raised."""
         while not self._stop.is_set():
-            stop = asyncio.create_task(self._stop.wait())
-            again = asyncio.create_task(self._reload.wait())
-            try:
-                done, _ = await asyncio.wait([stop, again, *stages], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                stop.cancel()
-                again.cancel()
-            for task in done.intersection(stages):
-                task.result()
-                raise UpstreamdError(f"the {task.get_name()} stage has ended by itself; this is a defect of upstreamd")
+            await stages.until(self._stop, self._reload)
             if self._reload.is_set():
                 self._reload.clear()
                 if self._read_again():
                     return
-
-    async def _end(self, stages: list[asyncio.Task[None]]) -> None:
-        """End discovery and checks at once. An apply under way is seen to its end, for nobody else may touch the files
-        meanwhile; when we are told to stop it has its patience, then it is given up, which leaves the files whole."""
-        for stage in stages:
-            stage.cancel()
-        ending = asyncio.gather(*stages, return_exceptions=True)
-        stop = asyncio.create_task(self._stop.wait())
-        either: set[asyncio.Future[Any]] = {ending, stop}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        await asyncio.wait([ending], timeout=SHUTDOWN_PATIENCE)
-        for stage in stages:
-            stage.cancel()
-        for stage, error in zip(stages, await ending, strict=True):
-            if isinstance(error, Exception):
-                log.error("the %s stage failed: %s", stage.get_name(), error, exc_info=error)
 
     def _read_again(self) -> bool:
         """Read the configuration anew; a bad one is refused as a whole and the old one kept."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NoReturn, Protocol, runtime_checkable
 
 from upstreamd.errors import DiscoveryError
@@ -29,11 +29,11 @@ class Releasing(Protocol):
         """These are drained: safe to stop. Raises DiscoveryError."""
 
 
-async def release(source: Releasing, picture: Callable[[], Picture]) -> NoReturn:
+async def release(source: Releasing, picture: Callable[[], Awaitable[Picture]]) -> NoReturn:
     """Tell `source` of every leaving instance that nginx has let go of; ends only by cancellation."""
     while True:
         await asyncio.sleep(_BETWEEN_LOOKS)
-        gone = let_go(picture(), source.leaving) if source.leaving else frozenset()
+        gone = let_go(await picture(), source.leaving) if source.leaving else frozenset()
         if gone:
             try:
                 await source.released(gone)

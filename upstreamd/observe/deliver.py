@@ -47,7 +47,7 @@ class UndeliveredError(UpstreamdError):
 class Alerting:
     """Looks at `picture` every few seconds and tells what stands. `clock` is monotonic, in seconds."""
 
-    def __init__(self, settings: AlertSettings, picture: Callable[[], Picture], clock: Clock) -> None:
+    def __init__(self, settings: AlertSettings, picture: Callable[[], Awaitable[Picture]], clock: Clock) -> None:
         self._settings = settings
         self._picture = picture
         self._clock = clock
@@ -60,15 +60,15 @@ class Alerting:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._send())
             while True:
-                message = self._look()
+                message = self._look(await self._picture())
                 if message is not None:
                     if self._waiting.full():
                         log.error("an alert is dropped, nobody takes it: %s", self._waiting.get_nowait().subject)
                     self._waiting.put_nowait(message)
                 await asyncio.sleep(LOOK_INTERVAL)
 
-    def _look(self) -> Message | None:
-        picture, now = self._picture(), self._clock()
+    def _look(self, picture: Picture) -> Message | None:
+        now = self._clock()
         turned = [
             (name, str(member.instance.endpoint), member.since)
             for name, view in picture.services.items()

@@ -52,7 +52,11 @@ class Kept:
 async def test_a_release_that_fails_is_tried_again() -> None:
     """A source that cannot be reached when its instance is drained is told again."""
     source = Kept()
-    task = asyncio.create_task(release(source, lambda: picture(State.DRAINED)))
+
+    async def drained() -> Picture:
+        return picture(State.DRAINED)
+
+    task = asyncio.create_task(release(source, drained))
     await until(lambda: not source.leaving, "the instance to be released")
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):

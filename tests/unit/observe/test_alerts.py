@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,15 @@ from upstreamd.observe.deliver import Alerting, Message, UndeliveredError, mail,
 from upstreamd.picture import Picture, Sharing
 
 SICK = Alarm("service app", "critical", "app has no healthy instance", "no healthy instance")
+
+
+def drawn(seen: Picture) -> Callable[[], Awaitable[Picture]]:
+    """What draws this one whenever it is asked."""
+
+    async def draw() -> Picture:
+        return seen
+
+    return draw
 
 
 def headings(seen: Picture) -> list[str]:
@@ -218,7 +228,7 @@ async def test_a_webhook_that_never_ends_is_left(
     sick = picture(member(state=State.UNHEALTHY))
     with serving(endless) as port:
         settings = AlertSettings(webhook=f"http://127.0.0.1:{port}/hook", after=0.0)
-        stage = asyncio.create_task(Alerting(settings, lambda: sick, time.monotonic).run())
+        stage = asyncio.create_task(Alerting(settings, drawn(sick), time.monotonic).run())
         try:
             await until(endless.left.is_set)
         finally:
@@ -260,7 +270,7 @@ async def test_what_stands_reaches_the_chat_in_spite_of_a_failing_try() -> None:
     sick = picture(member(state=State.UNHEALTHY))
     with serving(chat) as port:
         settings = AlertSettings(webhook=f"http://127.0.0.1:{port}/hook", after=0.0)
-        stage = asyncio.create_task(Alerting(settings, lambda: sick, time.monotonic).run())
+        stage = asyncio.create_task(Alerting(settings, drawn(sick), time.monotonic).run())
         try:
             await until(lambda: chat.texts)
         finally:
