@@ -116,7 +116,7 @@ class Accords:
         record = replace(record, index=0, digest="")
         if not empty and not record.unshared:
             self._say(f"the orders of {service} were gone from Consul and are written again", logging.WARNING)
-            record = replace(record, unshared=AGAIN, since=self._wall())
+            record = self._again(record)
         self._records[service] = record
 
     def look(self, service: str, entry: Entry, *, late: bool) -> None:
@@ -134,11 +134,15 @@ class Accords:
         self._refused.pop(service, None)
         if record == before:
             return
-        shared = replace(record, unshared="", since=0.0)
-        if accord.writer == self.identity:
-            self._agreed(service, shared if accord.order == record.order else record, late=late)
-        elif accord.essence == self._mine(service).essence:
+        shared = replace(record, unshared="", since=0.0, order=accord.order).agreed(accord.order)
+        if accord.essence == self._mine(service).essence:
             self._agreed(service, shared, late=late)
+        elif accord.order in record.past and record.unshared:
+            self._agreed(service, record, late=late)  # it is what that was ordered upon
+        elif accord.order in record.past[:-1]:
+            self._agreed(service, self._again(record), late=late)
+        elif accord.writer == self.identity:
+            self._agreed(service, record.agreed(accord.order), late=late)
         else:
             self._give_way(service, shared, accord)
 
@@ -159,6 +163,10 @@ class Accords:
             found.setdefault(name, []).append(sentence)
         return found
 
+    def _again(self, record: Record) -> Record:
+        """With what was agreed on since, for Consul has lost it: it has nothing, or what was agreed on before."""
+        return replace(record, unshared=AGAIN, since=self._wall())
+
     def _agreed(self, service: str, record: Record, *, late: bool) -> None:
         before = self._records[service]
         if late and before.unshared and not record.unshared:
@@ -175,7 +183,7 @@ class Accords:
             record = replace(record, lost=lost)
             log.warning("%s: %s", service, lost)
             self._events.publish(Kind.ORDER, lost, service=service)
-        self._records[service] = replace(record, order=accord.order)
+        self._records[service] = record
         log.info("%s: %s", service, what)
         self._ordering.adopt(service, accord, what)
         if own:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import msgspec
@@ -19,6 +19,9 @@ MAX_BYTES = 256 * 1024
 """Of one document; Consul itself takes values up to 512 KiB."""
 MAX_TEXT = 500
 """Characters of a sentence in it; a longer one is cut."""
+
+MOST_PAST = 64
+"""Documents that a machine knows again."""
 
 Essence = tuple[frozenset[tuple[Endpoint, str]], tuple[str, int, str] | None]
 """What an order comes to: who is drained, and which version gets how much; not who said so, or when."""
@@ -69,7 +72,8 @@ class Record:
 
     `index` is Consul's ModifyIndex of the document that it last agreed with, and `digest` that document's (0 and empty:
     there was none). `unshared` was ordered here at `since` (wall clock) and is not known to the others yet; `order` is
-    the newest order's identity. `lost` was ordered here and gave way to what another machine had ordered.
+    the newest order's identity, `past` are those of the documents agreed with, the latest last, so that one which comes
+    back is known as such. `lost` was ordered here and gave way to what another machine had ordered.
     """
 
     index: int = 0
@@ -78,6 +82,13 @@ class Record:
     unshared: str = ""
     since: float = 0.0
     lost: str = ""
+    past: tuple[str, ...] = ()
+
+    def agreed(self, order: str) -> Record:
+        """This, once the document with this order was agreed with."""
+        if not order or order in self.past[-1:]:
+            return self
+        return replace(self, past=(*self.past, order)[-MOST_PAST:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import pytest
 from tests.real.consul_harness import Agent, consul_agent, consul_cluster
 from tests.real.nginx_harness import DEADLINE
 from tests.real.pair_harness import Machine, Pair, loaded
+from tests.real.rollout_harness import order
 from tests.real.sidecar_harness import apps, eventually
 
 pytestmark = [pytest.mark.real("nginx"), pytest.mark.real("consul"), pytest.mark.xdist_group("pair")]
@@ -192,6 +193,42 @@ async def test_an_order_given_without_consul_is_shared_when_it_is_back(
                 await eventually(lambda: ports(agent, shared) == {b.port, c.port}, "the orders to be written again")
                 for machine in (one, other):
                     await machine.eventually_drained(b, c)
+    finally:
+        agent.kill()
+
+
+async def test_a_rollout_in_which_consul_is_lost_goes_on(nginx_binary: str, consul_binary: str, tmp_path: Path) -> None:
+    """Consul dies while an instance is updated: its own machine goes on to the end and no request fails; the other has
+    kept that one out, and puts it back once a Consul is there again, even one without its data."""
+    agent = Agent(consul_binary, tmp_path / "consul")
+    pair = Pair(nginx_binary, tmp_path, [agent, agent])
+    try:
+        await asyncio.to_thread(agent.start)
+        async with apps("a", "b", "c") as (a, b, c):
+            pair.name(("", [a, b, c]))
+            async with pair.running(a, b, c) as (one, other), loaded(one, other):
+                second = sorted((a, b, c), key=lambda app: app.port)[1]
+                update = tmp_path / "update.sh"
+                update.write_text(
+                    f'[ "$1" = {second.port} ] || exit 0\n'
+                    f"until [ -e {tmp_path}/seen ]; do sleep 0.01; done\n"
+                    f"kill -9 {agent.pid}\n"
+                )
+                deploy = asyncio.create_task(
+                    order(one.sidecar, "rollout", "app_servers", "--exec", f"sh {update} {{port}}")
+                )
+                await other.eventually_drained(second)
+                (tmp_path / "seen").touch()
+                said = await deploy
+                assert said.code == 0, said.err
+                assert one.serving() == {app.endpoint for app in (a, b, c)}
+                await eventually(lambda: one.sharing().get("ok") is False, "the outage to be seen")
+                assert second.endpoint not in other.serving()
+                await asyncio.to_thread(agent.kill)
+                await asyncio.to_thread(agent.wipe)
+                await asyncio.to_thread(agent.start)
+                await other.eventually_drained()
+                await one.eventually_drained()
     finally:
         agent.kill()
 

@@ -88,6 +88,35 @@ async def test_an_order_of_before_a_restart_is_told_from_what_others_ordered(sto
         store.keys.clear()
 
 
+@pytest.mark.parametrize("shared", [True, False])
+async def test_a_store_that_lost_orders_gets_the_newest_again(store: FakeKeyValue, *, shared: bool) -> None:
+    """Who was away writes what it remembers where all is lost; what was ordered on that basis holds, though it comes
+    later, whether the store had it once or never."""
+    one, other = SharingMachine(store, "lb1"), SharingMachine(store, "lb2")
+    async with one.sharing():
+        async with other.sharing():
+            one.drain("10.0.0.1")
+            await until(lambda: other.drained == {"10.0.0.1"}, "the first order to arrive")
+            await settled(one, other)
+        if shared:
+            one.drain("10.0.0.2")
+            await settled(one)
+    if not shared:
+        one.drain("10.0.0.2")
+    store.keys.clear()
+    late = SharingMachine(store, "lb2", other.partnership.remembered)
+    late.orders.standing = other.orders.standing
+    async with late.sharing():
+        await until(lambda: "pair/orders/app" in store.keys, "what was remembered to be written")
+        again = SharingMachine(store, "lb1", one.partnership.remembered)
+        again.orders.standing = one.orders.standing
+        async with again.sharing():
+            await until(lambda: late.drained == {"10.0.0.1", "10.0.0.2"}, "the newer order to arrive")
+            await settled(again, late)
+            assert again.drained == {"10.0.0.1", "10.0.0.2"}
+            assert "given way" not in again.told + late.told
+
+
 async def test_another_store_with_the_same_index_is_known_as_another(store: FakeKeyValue) -> None:
     """A Consul that was built anew may have another document at the index last seen: it is not overwritten."""
     async with SharingMachine(store, "lb2").sharing() as other:
