@@ -13,7 +13,7 @@ from upstreamd.rollout.drivers.gate import Gate
 from upstreamd.rollout.journal import DONE, DRAINING, FAILED, UPDATING, VERIFYING, WAITING, Entry, Journal, Progress
 from upstreamd.rollout.plan import Options
 from upstreamd.rollout.running import Process, Running, Tell, end_leftover
-from upstreamd.rollout.seen import View
+from upstreamd.rollout.seen import LEAVING, View
 from upstreamd.rollout.sidecar import Sidecar
 from upstreamd.rollout.stop import StopError
 from upstreamd.rollout.telling import Voice
@@ -206,10 +206,13 @@ class Rolling:
         at a time all the same. False where each has to be done by itself."""
         if not following or any(entry.phase != WAITING for entry in following):
             return False
+        view = self._sidecar.look()
         meant = {entry.endpoint for entry in following}
-        away = _away(self._sidecar.look(), meant | {_place(entry) for entry in part})
+        away = _away(view, meant | {_place(entry) for entry in part})
         if len(away) + len(meant) > self._options.max_unavailable:
             return False
+        if any(seen.state in LEAVING for seen in map(view.find, meant) if seen is not None):
+            return False  # somebody else has it out: where its turn does not come, it is not ours to put back
         self._enter(following, DRAINING)
         self._handed_over_at = self._voice.clock()
         if self._gate.hand_over(self._sidecar, part, following):

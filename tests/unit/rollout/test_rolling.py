@@ -87,6 +87,22 @@ def test_where_it_is_refused_each_goes_by_itself(tmp_path: Path) -> None:
     assert admin.orders == [("drain", A), ("undrain", A), ("drain", B), ("undrain", B)]
 
 
+def test_who_was_out_already_is_not_put_back_for_a_turn_that_does_not_come(tmp_path: Path) -> None:
+    """An operator had drained it before: that stays so where the rollout stops before its turn."""
+    admin = StagedAdmin(A, B, C)
+    admin.states[B] = "drained"
+    engine, update, _, _ = rolling(admin, tmp_path, [A, B], max_unavailable=2)
+
+    def relapse(order: tuple[str, ...]) -> None:
+        admin.states[A] = "unhealthy" if order == ("undrain", A) else admin.states[A]
+
+    admin.after = relapse
+    with pytest.raises(StopError, match=A):
+        engine.run()
+    assert update.made == [A]
+    assert admin.states[B] == "drained"
+
+
 def test_with_another_one_away_nobody_leaves_early(tmp_path: Path) -> None:
     """One is put back, and the next is not taken out while a third does not serve."""
     admin = StagedAdmin(A, B, C)
