@@ -248,12 +248,13 @@ def crowd(size: int) -> Iterator[Crowd]:
 
 class StagedAdmin:
     """An admin API whose instances are as the test says, at the moment it says: `states` by ADDRESS:PORT. Drained ones
-    pass their probes. `refuses` are orders that are answered with 409; `after` is called with each order that is
-    carried out."""
+    pass their probes, but for those that are `ill`. `refuses` are orders that are answered with 409; `after` is called
+    with each order that is carried out."""
 
     def __init__(self, *endpoints: str, refuses: tuple[str, ...] = ()) -> None:
         self.states = dict.fromkeys(endpoints, "healthy")
         self.refuses = refuses
+        self.ill: set[str] = set()
         self.orders: list[tuple[str, ...]] = []
         self.after: Callable[[tuple[str, ...]], None] = lambda order: None  # noqa: ARG005 - called with it
         self._looks = 0
@@ -282,6 +283,7 @@ class StagedAdmin:
 
     def _instance(self, endpoint: str, state: str) -> dict[str, Any]:
         address, _, port = endpoint.rpartition(":")
-        probe = {"result": "fail" if state == "unhealthy" else "pass", "age_seconds": 0.0}
+        sick = state == "unhealthy" or endpoint in self.ill
+        probe = {"result": "fail" if sick else "pass", "age_seconds": 0.0}
         told = {"state": state, "serving": state == "healthy", "reason": "told", "probe": probe}
         return {"address": address, "port": int(port), "id": "", "version": "", **told}

@@ -140,7 +140,9 @@ class Accords:
         elif accord.order in record.past and record.unshared:
             self._agreed(service, record, late=late)  # it is what that was ordered upon
         elif accord.order in record.past[:-1]:
-            self._agreed(service, self._again(record), late=late)
+            # as an order of its own: two machines may have met the documents in different order
+            again = replace(self._again(record), order=secrets.token_hex(4))
+            self._agreed(service, again, late=late)
         elif accord.writer == self.identity:
             self._agreed(service, record.agreed(accord.order), late=late)
         else:

@@ -77,6 +77,21 @@ def leaves_somebody(tried: Decision, member: Member) -> None:
         )
 
 
+def leaves_others(tried: Decision, leaving: Sequence[Member]) -> None:
+    """Raises OrderError where `tried`, the decision with all `leaving` drained, would leave nobody to serve."""
+    gone = {member.instance.endpoint for member in leaving}
+    if not any(member.serving for member in leaving):
+        return
+    if not any(
+        each.serving and each.instance.endpoint not in gone and each.state is not State.DRAINING
+        for each in tried.members
+    ):
+        named = ", ".join(map(str, sorted(gone)))
+        raise OrderError(
+            f"without {named} nobody of {tried.service} would serve ({counts(tried)}); put another in service first"
+        )
+
+
 def apart(back: Sequence[Endpoint], out: Sequence[Endpoint]) -> None:
     """Raises OrderError where an instance is to be put back and taken out at a time, or nobody is named."""
     both = sorted(map(str, {*back} & {*out}))

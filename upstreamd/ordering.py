@@ -117,8 +117,7 @@ class Ordering:
         tried = Standing(self._wall, self._standing.drains, self._standing.all_versions)
         _turned(tried, service, back, drains)
         would = self._present().decide(service, tried)
-        for member in leaving:
-            objections.leaves_somebody(would, member)
+        objections.leaves_others(would, leaving)
         _turned(self._standing, service, back, drains)
         for endpoint in back:
             self._noted(service, UNDRAIN, f"{endpoint} is put back by {who}", endpoint)

@@ -435,9 +435,10 @@ class Reconciler:
             self._watching.applied(due)
             asyncio.get_running_loop().call_later(REST_AFTER, self.situation.lasting.rest)
             duration = outcome.duration * 1000
-            fields |= {"generation": self._generation, "duration_seconds": outcome.duration}
+            generation = max(entry.generation for entry in due)
+            fields |= {"generation": generation, "duration_seconds": outcome.duration}
             sentence = "nginx serves generation %d after %.0f ms: %s"
-            log.info(sentence, self._generation, duration, difference, extra={"context": fields})
+            log.info(sentence, generation, duration, difference, extra={"context": fields})
             self._unkept.set()
 
     def _readiness(self) -> tuple[bool, str]:

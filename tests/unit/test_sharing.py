@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -27,6 +29,14 @@ async def settled(*machines: SharingMachine) -> None:
             ),
             f"{machine.node} to be settled",
         )
+
+
+async def happens(what: Callable[[], bool], within: float = 0.5) -> bool:
+    """Whether it comes true within so many seconds."""
+    end = time.monotonic() + within
+    while not what() and time.monotonic() < end:  # noqa: ASYNC110 - for a time
+        await asyncio.sleep(0.005)
+    return what()
 
 
 async def test_an_answer_that_is_lost_loses_no_order(store: FakeKeyValue) -> None:
@@ -115,6 +125,29 @@ async def test_a_store_that_lost_orders_gets_the_newest_again(store: FakeKeyValu
             await settled(again, late)
             assert again.drained == {"10.0.0.1", "10.0.0.2"}
             assert "given way" not in again.told + late.told
+
+
+async def test_machines_that_met_orders_in_different_order_agree(store: FakeKeyValue) -> None:
+    """A store is restored to before a machine joined, which has never seen those orders: the newer ones come back, and
+    the document is not written for ever."""
+    one = SharingMachine(store, "lb1")
+    async with one.sharing():
+        one.drain("10.0.0.1")
+        await settled(one)
+        snapshot = store.keys["pair/orders/app"][0]
+        one.drain("10.0.0.2")
+        await settled(one)
+        other = SharingMachine(store, "lb2")
+        async with other.sharing():
+            await until(lambda: other.drained == {"10.0.0.1", "10.0.0.2"}, "the orders to arrive")
+            await settled(one, other)
+            await store.put("pair/orders/app", snapshot)
+            restored = store.keys["pair/orders/app"][1]
+            await until(lambda: store.keys["pair/orders/app"][1] != restored, "the newer orders to be written again")
+            await until(lambda: one.drained == other.drained == {"10.0.0.1", "10.0.0.2"}, "both to have them")
+            await settled(one, other)
+            at_rest = store.keys["pair/orders/app"][1]
+            assert not await happens(lambda: store.keys["pair/orders/app"][1] != at_rest)
 
 
 async def test_another_store_with_the_same_index_is_known_as_another(store: FakeKeyValue) -> None:

@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import socket
 import typing
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +37,9 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 RESTS = 1.0
 """Seconds after an answer for which nginx does not ask for the same name again (ngx_http_upstream_zone_module)."""
 
+MOST_RESTING = 64
+"""Clients of one name whose rest is waited for."""
+
 _Key = tuple[Client, str, int]
 
 
@@ -56,7 +60,8 @@ class Responder:
         self.audience = Audience(clock)
         self._held: dict[_Key, _Held] = {}
         self._told = asyncio.Event()
-        self._told_at: dict[str, float] = {}
+        self._rests_until: dict[str, dict[Client, float]] = {}
+        self._waiting: Counter[str] = Counter()
         self._clock = clock
         self._datagrams: asyncio.DatagramTransport | None = None
         self._server: asyncio.Server | None = None
@@ -94,6 +99,7 @@ class Responder:
             if held.published.version:
                 self._release(key)
         self._held.clear()
+        self._waiting.clear()
         if self._datagrams is not None:
             self._datagrams.close()
             self._datagrams = None
@@ -110,11 +116,13 @@ class Responder:
 
     def asks_at(self, service: str) -> float:
         """When somebody can be told of `service` next (monotonic seconds): now, where a query waits or nobody was told
-        lately, else when the one told last has rested."""
+        lately, else when the first of those who were has rested."""
         name, now = self.zone[service].names.service, self._clock()
-        if any(asked == name for _, asked, _ in self._held):
+        if self._waiting[name] > 0:
             return now
-        return max(now, self._told_at.get(name, now - RESTS) + RESTS)
+        resting = {client: until for client, until in self._rests_until.get(name, {}).items() if until > now}
+        self._rests_until[name] = resting
+        return min(resting.values(), default=now)
 
     def forget(self) -> None:
         """Forget who was told what, as after a restart of nginx, and tell everybody anew."""
@@ -157,6 +165,7 @@ class Responder:
             self._release(next(iter(self._held)))
         timer = asyncio.get_running_loop().call_later(self._settings.hold, self._release, key)
         self._held[key] = _Held(query, published, send, timer)
+        self._waiting[query.name] += 1
 
     def _answer_held(self, published: Published) -> None:
         for key in [key for key, held in self._held.items() if held.published is published]:
@@ -165,6 +174,7 @@ class Responder:
     def _release(self, key: _Key) -> None:
         """Answer a held query with what is known now; before the first set with a failure, so that nginx keeps its."""
         held = self._held.pop(key)
+        self._waiting[held.query.name] -= 1
         held.timer.cancel()
         if held.published.version == 0:
             held.send(dns.answer(held.query, dns.Records(), code=dns.SERVER_FAILURE))
@@ -180,7 +190,10 @@ class Responder:
         # told although it comes back over TCP: asked again over UDP it would be truncated again, without end
         owed |= {query.name} if truncated else set()
         self.audience.tell(client, query.name, published.version, owed)
-        self._told_at[query.name] = self._clock()
+        resting = self._rests_until.setdefault(query.name, {})
+        if len(resting) >= MOST_RESTING:
+            resting.clear()  # a flood: nobody is waited for
+        resting[client] = self._clock() + RESTS
         send(dns.answer(query, records, truncated=truncated))
         self._told.set()
 

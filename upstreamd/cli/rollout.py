@@ -160,6 +160,7 @@ def _with(journal: Journal, config: Config, arguments: Arguments) -> int:
     rise = next(each.health.rise for each in config.services if each.name == service)
     setting = Setting(admin, journal, rise, config.consul, _speaker(arguments))
     if left is not None and arguments.resume:
+        _nothing_else(arguments)
         if arguments.exec is not None and left.driver["name"] == "exec":
             left.driver["command"] = arguments.exec  # mended, after it had failed
         rollout = resumed(left, setting)
@@ -168,14 +169,28 @@ def _with(journal: Journal, config: Config, arguments: Arguments) -> int:
     if arguments.dry_run:
         lines = rollout.described()
         return _told(arguments, {"service": service, "plan": lines}, "\n".join(lines))
+    if not arguments.resume:
+        rollout.begin()
     return _carried_out(rollout, arguments)
+
+
+def _nothing_else(arguments: Arguments) -> None:
+    """Ends the command where an option would be passed over in silence."""
+    names = ("compose", "swarm", "image", "consul", "max_unavailable", "surge", "only", "old", "new", "probe")
+    given = [name for name in names if getattr(arguments, name) not in (None, [], "")]
+    if given or arguments.batch != 1:
+        end(
+            Ending.WRONG,
+            "--resume goes on with the options of then, and only --exec can be mended; --forget it to begin anew",
+        )
 
 
 def _carried_out(rollout: Rollout, arguments: Arguments) -> int:
     """The rollout to its end, or to where it stops."""
     from upstreamd.rollout.stop import StopError, UsageError
 
-    signal.signal(signal.SIGTERM, _interrupted)  # a cancelled job shall not leave a command running
+    for each in (signal.SIGTERM, signal.SIGHUP):  # a cancelled job, a closed terminal: no command is left running
+        signal.signal(each, _interrupted)
     try:
         rollout.run()
     except (StopError, UsageError, KeyboardInterrupt) as error:
@@ -227,6 +242,8 @@ def _options(arguments: Arguments) -> Options:
     from upstreamd.rollout.reply import usable
 
     batch = int(arguments.batch)
+    if arguments.max_unavailable is not None and arguments.max_unavailable < batch and arguments.exec is not None:
+        end(Ending.WRONG, f"--batch {batch} takes out more together than --max-unavailable {arguments.max_unavailable}")
     return Options(
         batch=batch,
         max_unavailable=int(arguments.max_unavailable or batch),

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 STATUS = {"unknown": 404, "refused": 409, "busy": 409}
 """What an OrderError is answered with; `busy` comes with Retry-After, and the document says which it was (`kind`)."""
 RETRY_AFTER = "1"
+NAMED = 8
+"""Instances of one order that the log names; more are counted."""
 INSTANCE = "/v1/services/{service}/instances/{instance}"
 
 
@@ -139,8 +141,15 @@ class Changing:
 
 
 def _scalars(question: Question) -> list[tuple[str, object]]:
-    """What the order said, for the log; it was read against its form, so it is small."""
-    return [(key, value) for key, value in question.body.items() if isinstance(value, (str, int, float, bool))]
+    """What the order said, for the log; it was read against its form, so it is small, but for lists of instances."""
+    said: list[tuple[str, object]] = []
+    for key, value in question.body.items():
+        if isinstance(value, list):
+            more = f" and {len(value) - NAMED} more" if len(value) > NAMED else ""
+            said.append((key, " ".join(map(str, value[:NAMED])) + more))
+        elif isinstance(value, (str, int, float, bool)):
+            said.append((key, value))
+    return said
 
 
 def _instance(question: Question) -> Endpoint:

@@ -52,6 +52,17 @@ def chosen(view: View, service: str, options: Options) -> tuple[Seen, ...]:
     return tuple(sorted(targets, key=lambda each: each.well))
 
 
+def leaves_somebody(view: View, service: str, targets: Sequence[str], batch: int) -> None:
+    """Raises UsageError where so many of `targets` (addresses) together may be all that serve."""
+    well = sum(each.well for each in view.instances)
+    together = min(batch, sum(each.well for each in view.instances if each.endpoint in targets))
+    if together and together >= well:
+        raise UsageError(
+            f"{service} has {well} that serve, and {together} of them together would leave none; use a smaller --batch,"
+            " or --compose or --swarm, which start new ones first"
+        )
+
+
 def batches(targets: Sequence[Seen], size: int) -> list[Sequence[Seen]]:
     """`targets`, so many together."""
     return [targets[at : at + size] for at in range(0, len(targets), size)]

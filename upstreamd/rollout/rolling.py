@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,7 +16,7 @@ from upstreamd.rollout.plan import Options
 from upstreamd.rollout.running import Process, Running, Tell, end_leftover
 from upstreamd.rollout.seen import LEAVING, View
 from upstreamd.rollout.sidecar import Sidecar
-from upstreamd.rollout.stop import StopError
+from upstreamd.rollout.stop import StopError, UsageError
 from upstreamd.rollout.telling import Voice
 from upstreamd.rollout.watch import Watch
 
@@ -72,19 +73,23 @@ class Rolling:
         out = [each.endpoint for each in self._progress.entries if each.phase not in (WAITING, DONE)]
         if not out:
             return ""
-        command = self._gate.back(self._progress.service, out[0])
-        return f"{', '.join(out)} may be left out of rotation: mend it by hand and `{command}`"
+        commands = ", ".join(f"`{self._gate.back(self._progress.service, each)}`" for each in out)
+        return f"{', '.join(out)} may be left out of rotation: mend by hand and {commands}"
 
     def run(self) -> None:
         """To its end. Raises StopError where it stops before; what was under way then is marked as failed."""
         left = [entry for entry in self._progress.entries if entry.phase != DONE]
         changed = [entry for entry in left if entry.phase in (UPDATING, VERIFYING)]
         taken_out = [entry for entry in left if entry.phase == DRAINING]
+        if any(entry.phase == FAILED for entry in left):  # which comes first: the others are not to be out meanwhile
+            self._leave(taken_out)
+            taken_out = []
         size = self._options.batch
-        rest = [entry for entry in left if entry.phase in (WAITING, FAILED)]
+        rest = [entry for entry in left if entry not in (*changed, *taken_out)]
         parts = [part for part in (changed, taken_out) if part]
         parts += [rest[at : at + size] for at in range(0, len(rest), size)]
-        for part, following in zip(parts, [*parts[1:], []], strict=True):
+        for at, part in enumerate(parts):
+            following = parts[at + 1] if at + 1 < len(parts) else []
             try:
                 self._part(part, following)
             except StopError:
@@ -93,10 +98,18 @@ class Rolling:
                 self._leave(following)
                 self._save()
                 raise
+            except (UsageError, KeyboardInterrupt):  # a journal that cannot be written, or whoever ends this program
+                self._leave(following)
+                with contextlib.suppress(UsageError):
+                    self._save()
+                raise
 
     def _part(self, part: Sequence[Entry], following: Sequence[Entry]) -> None:
         """One batch, from wherever it is; the `following` one may be taken out as this one is put back."""
         before = self._sidecar.look()
+        part = self._still_named(part, before)
+        if not part:
+            return
         if not all(entry.phase == VERIFYING for entry in part):
             if not any(entry.phase == UPDATING for entry in part):
                 self._progress.known = sorted(before.keys)
@@ -110,6 +123,15 @@ class Rolling:
             self._voice.say(f"{self._options.probe} answers 200")
         self._put_back(part, following)
         self._others_serve(before, part, following)
+
+    def _still_named(self, part: Sequence[Entry], view: View) -> Sequence[Entry]:
+        """Without those whose turn has not begun and whom no source names any more."""
+        gone = [entry for entry in part if entry.phase == WAITING and view.find(entry.endpoint) is None]
+        for entry in gone:
+            entry.phase = DONE
+            self._about(entry, "is named by no source any more, and is passed over")
+        self._save()
+        return [entry for entry in part if entry not in gone]
 
     def _end_leftovers(self, part: Sequence[Entry]) -> None:
         """Whoever ended this program may have left its command running."""
@@ -136,7 +158,8 @@ class Rolling:
 
         def why_not(view: View) -> str:
             sick = ", ".join(away(view))
-            return f"{sick} does not serve, and taking {', '.join(meant)} out too would exceed --max-unavailable {most}"
+            too = f"{sick} does not serve, and taking {', '.join(meant)} out too" if sick else f"{', '.join(meant)}"
+            return f"{too} would exceed --max-unavailable {most}"
 
         self._sidecar.await_view(lambda view: len(away(view)) + len(meant) <= most, why_not)
 
@@ -144,8 +167,12 @@ class Rolling:
         self._enter(part, DRAINING, keep=(UPDATING,))
         begun = self._voice.clock() if self._handed_over_at is None else self._handed_over_at
         self._handed_over_at = None
-        for entry in part:
-            self._gate.take_out(self._sidecar, entry)
+        try:
+            for entry in part:
+                self._gate.take_out(self._sidecar, entry)
+        except StopError:  # refused, or nobody answers: nobody has been updated, so nobody has to be out
+            self._leave(part)
+            raise
         for entry in part:
             self._sidecar.await_view(partial(_is_out, entry=entry), partial(_not_out, entry=entry))
             entry.seconds["drain"] = round(self._voice.clock() - begun, 3)
@@ -211,6 +238,8 @@ class Rolling:
         away = _away(view, meant | {_place(entry) for entry in part})
         if len(away) + len(meant) > self._options.max_unavailable:
             return False
+        if any(seen is None or not seen.passes for seen in map(view.find, map(_place, part))):
+            return False  # it has fallen ill again since it was verified
         if any(seen.state in LEAVING for seen in map(view.find, meant) if seen is not None):
             return False  # somebody else has it out: where its turn does not come, it is not ours to put back
         self._enter(following, DRAINING)

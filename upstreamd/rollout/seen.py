@@ -20,7 +20,8 @@ LEAVING = ("draining", "drained")
 @dataclass(frozen=True, slots=True)
 class Seen:
     """One instance. `well`: it serves, or would if its version were the active one. `probe` is the result of its last
-    probe ("" where there was none), `probed` when that stood (seconds on the sidecar's wall clock)."""
+    probe ("" where there was none) and `probe_reason` why, `probed` when that stood (seconds on the sidecar's wall
+    clock)."""
 
     endpoint: str
     id: str
@@ -31,6 +32,12 @@ class Seen:
     well: bool
     probe: str = ""
     probed: float = 0.0
+    probe_reason: str = ""
+
+    @property
+    def passes(self) -> bool:
+        """Whether it serves, or its last probe found nothing against that."""
+        return self.well or self.probe != "fail"
 
     @property
     def key(self) -> Key:
@@ -83,4 +90,5 @@ def _seen(said: dict[str, Any], at: float, split: dict[str, int]) -> Seen:
         well=said["state"] == "healthy" and (said["serving"] or idle),
         probe=probe.get("result", ""),
         probed=at - probe["age_seconds"] if probe else 0.0,
+        probe_reason=probe.get("reason", ""),
     )

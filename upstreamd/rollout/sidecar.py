@@ -27,7 +27,13 @@ class Admin(Protocol):
 
 
 class _NotDoneError(StopError):
-    """The order is refused."""
+    """The order is refused, as RefusedError's `kind` says; `unanswered` tells whether an earlier try was not answered,
+    and may have been carried out."""
+
+    def __init__(self, reason: str, kind: str, *, unanswered: bool) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.unanswered = unanswered
 
 
 class Sidecar:
@@ -49,11 +55,14 @@ class Sidecar:
 
     def hand_over(self, back: Sequence[str], out: Sequence[str]) -> bool:
         """Put instances back and take others out in one apply; False where that is refused, and nothing is changed.
-        Raises StopError where nobody answers for too long."""
+        Raises StopError where nobody answers for too long, or it cannot be known what was changed."""
         try:
-            return self._given("handover", {"back": list(back), "out": list(out)}, "hand over")
-        except _NotDoneError:
+            self._give("handover", {"back": list(back), "out": list(out)}, "hand over")
+        except _NotDoneError as refusal:
+            if refusal.unanswered or refusal.kind == "busy":
+                raise
             return False
+        return True
 
     def look(self) -> View:
         """The service as nginx is proved to serve it. Raises StopError where nobody tells for too long."""
@@ -84,23 +93,29 @@ class Sidecar:
             time.sleep(BETWEEN_LOOKS)
 
     def _ordered(self, endpoint: str, verb: str) -> bool:
-        return self._given(f"instances/{quote(endpoint, safe=':[]')}/{verb}", {}, f"{verb} it")
+        try:
+            self._give(f"instances/{quote(endpoint, safe=':[]')}/{verb}", {}, f"{verb} it")
+        except _NotDoneError as refusal:
+            if refusal.kind != "unknown":
+                raise
+            return False
+        return True
 
-    def _given(self, path: str, said: dict[str, object], what: str) -> bool:
-        """Give an order; False where nobody knows whom it names. Raises StopError, and _NotDoneError where it is
-        refused."""
+    def _give(self, path: str, said: dict[str, object], what: str) -> None:
+        """Give an order. Raises _NotDoneError where it is refused, and StopError where nobody answers for too long."""
         until = self.clock() + self.patience
+        unanswered = False
         while True:
             try:
                 self._admin.order(f"/v1/services/{quote(self.service, safe='')}/{path}", said)
             except RefusedError as error:
-                if error.kind == "unknown":
-                    return False
                 if error.kind != "busy" or self.clock() > until:
-                    raise _NotDoneError(f"upstreamd will not {what}: {error}") from error
+                    sentence = f"upstreamd will not {what}: {error}"
+                    raise _NotDoneError(sentence, error.kind, unanswered=unanswered) from error
             except AwayError as error:
+                unanswered = True
                 if self.clock() > until:
                     raise StopError(str(error)) from error
             else:
-                return True
+                return
             time.sleep(BETWEEN_TRIES)

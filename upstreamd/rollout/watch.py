@@ -28,6 +28,7 @@ class Watch:
         self._passes: dict[Key, int] = {}
         self._probed: dict[Key, float] = {}
         self._missing_since: float | None = None
+        self._missing: list[str] = []
 
     def look(self, view: View) -> bool:
         """Whether all have come back and are well; notes in each entry who its successor is. Raises StopError where
@@ -48,8 +49,8 @@ class Watch:
             if not self._is_well(seen):
                 name = seen.endpoint if seen.endpoint == entry.endpoint else f"{seen.endpoint}, in its place,"
                 last = f" (last probe: {seen.probe})" if seen.probe else ""
-                return f"{name} is not healthy: it is {seen.state}{last}: {seen.reason}"
-        return "it is well"
+                return f"{name} is not healthy: it is {seen.state}{last}: {seen.probe_reason or seen.reason}"
+        return f"{', '.join(self._missing) or 'nobody'} has gone meanwhile"
 
     def _found(self, entry: Entry, view: View, unclaimed: list[Seen]) -> Seen | None:
         """The instance at its address, else one that is new; the latter is taken from `unclaimed`."""
@@ -79,6 +80,7 @@ class Watch:
     def _nobody_else_gone(self, view: View) -> None:
         gone = sorted(self._known - view.keys)
         others = [endpoint for endpoint, _ in gone if endpoint not in self._entries]
+        self._missing = others
         if not others:
             self._missing_since = None
             return

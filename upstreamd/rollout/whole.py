@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from upstreamd.config import ConsulAgent
 from upstreamd.rollout.drivers.gate import Drain, Gate
 from upstreamd.rollout.journal import DONE, WAITING, Entry, Journal, Progress
-from upstreamd.rollout.plan import Options, chosen
+from upstreamd.rollout.plan import Options, chosen, leaves_somebody
 from upstreamd.rollout.seen import LEAVING, View
 from upstreamd.rollout.sidecar import Admin, Sidecar
+from upstreamd.rollout.stop import UsageError
 from upstreamd.rollout.telling import Voice
 
 
@@ -54,6 +55,14 @@ class Rollout:
         """What it would do, a line each."""
         return self._engine.described()
 
+    def begin(self) -> None:
+        """Raises UsageError where the first steps of a new one would take everybody out; then nothing is begun."""
+        if self.progress.driver["name"] == "exec":
+            options = Options.read(self.progress.options)
+            sidecar = Sidecar(self._setting.admin, self.progress.service, options.timeout)
+            targets = [entry.endpoint for entry in self.progress.entries]
+            leaves_somebody(sidecar.look(), self.progress.service, targets, options.batch)
+
     def run(self) -> None:
         """To its end, after which the journal is gone. Raises StopError where it stops before."""
         self._setting.journal.save(self.progress)
@@ -88,8 +97,13 @@ def begun(service: str, driver: dict[str, Any], options: Options, setting: Setti
     """A new one. Raises UsageError where it makes no sense, StopError where the sidecar cannot tell."""
     sidecar = Sidecar(setting.admin, service, options.timeout)
     found = chosen(sidecar.look(), service, options)
-    if driver["name"] != "exec":
-        found = tuple(each for each in found if each.state not in LEAVING)  # an orchestrator ends these already
+    # an orchestrator ends these already, or an operator has them out for a reason of his own
+    left = [each for each in found if each.state in LEAVING and each.endpoint not in options.only]
+    found = tuple(each for each in found if each not in left)
+    if left:
+        setting.say(f"{', '.join(each.endpoint for each in left)} drains already, and is left alone")
+    if not found:
+        raise UsageError(f"{service} has no instances to update but what drains already; undrain it, or use --only")
     entries = [Entry(each.endpoint, each.id, each.version) for each in found]
     progress = Progress(service, driver, asdict(options), entries)
     return Rollout(progress, _engine(sidecar, progress, setting), setting)
@@ -134,6 +148,7 @@ def _engine(sidecar: Sidecar, progress: Progress, setting: Setting) -> Engine:
     from upstreamd.rollout.rolling import Rolling
 
     command = Command(driver["command"])
+    command.look()
     return Rolling(sidecar, _gate(driver, setting), command, setting.journal, progress, setting.rise, voice)
 
 

@@ -318,3 +318,18 @@ async def test_who_was_told_is_not_expected_before_it_has_rested() -> None:
                 await asyncio.sleep(0.005)
         publish(running, "10.0.0.2")
         assert running.asks_at("app") == 101.0
+
+
+async def test_of_several_who_rest_the_first_to_ask_is_waited_for() -> None:
+    """Two nginx, or the workers of before and after a reload: neither is told later because the other was told."""
+    now = [100.0]
+    async with responder(clock=lambda: now[0]) as running, Client(running) as one, Client(running) as other:
+        publish(running, "10.0.0.1")
+        await one.fetch()
+        now[0] = 100.3
+        await other.fetch()
+        assert running.asks_at("app") == 101.0
+        now[0] = 101.0
+        assert running.asks_at("app") == 101.3
+        now[0] = 102.0
+        assert running.asks_at("app") == 102.0

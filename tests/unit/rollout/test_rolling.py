@@ -11,12 +11,12 @@ import pytest
 
 from tests.fakes import StagedAdmin
 from upstreamd.rollout.drivers.gate import Drain
-from upstreamd.rollout.journal import DONE, FAILED, WAITING, Entry, Journal, Progress
+from upstreamd.rollout.journal import DONE, DRAINING, FAILED, WAITING, Entry, Journal, Progress
 from upstreamd.rollout.plan import Options
 from upstreamd.rollout.rolling import Rolling
 from upstreamd.rollout.running import Process, Running, Tell
 from upstreamd.rollout.sidecar import Sidecar
-from upstreamd.rollout.stop import StopError
+from upstreamd.rollout.stop import AwayError, RefusedError, StopError, UsageError
 from upstreamd.rollout.telling import Voice
 
 A, B, C, D = (f"10.0.0.{number}:80" for number in (1, 2, 3, 4))
@@ -152,3 +152,112 @@ def test_who_cannot_be_put_back_is_named(tmp_path: Path) -> None:
     assert entries[1].phase not in (WAITING, DONE)
     assert any("is out of rotation, and is not put back: upstreamd will not undrain it" in line for line in said)
     assert B in engine.back()
+
+
+class Lossy(StagedAdmin):
+    """Carries the first handover out without an answer, and refuses what is asked after it for as long as `refuses`."""
+
+    kind = "busy"
+    lost = False
+
+    def order(self, path: str, said: dict[str, object]) -> dict[str, object]:
+        if path.endswith("handover") and not self.lost:
+            self.lost = True
+            super().order(path, said)
+            raise AwayError("gone after it was done")
+        if path.endswith("handover"):
+            raise RefusedError("starting", self.kind)
+        return super().order(path, said)
+
+
+@pytest.mark.parametrize("kind", ["busy", "unknown", "refused"])
+def test_a_handover_whose_answer_was_lost_is_not_taken_for_refused(tmp_path: Path, kind: str) -> None:
+    """It may have been carried out: whoever left is put back, and the rollout can go on afterwards."""
+    admin = Lossy(A, B, C)
+    admin.kind = kind
+    engine, update, entries, _ = rolling(admin, tmp_path, [A, B])
+    with pytest.raises(StopError):
+        engine.run()
+    assert admin.states[B] == "healthy"
+    admin.order = lambda path, said: StagedAdmin.order(admin, path, said)  # type: ignore[method-assign]  # well again
+    engine.run()
+    assert {entry.phase for entry in entries} == {DONE}
+    assert update.made[-1] == B
+
+
+@pytest.mark.parametrize("ended_by", [KeyboardInterrupt, UsageError("the disk is full")])
+def test_however_it_ends_nobody_is_left_out_for_nothing(
+    tmp_path: Path, ended_by: BaseException | type[BaseException]
+) -> None:
+    """Ctrl-C, or a journal that cannot be written, as two change places: who was not updated serves on."""
+    admin = StagedAdmin(A, B, C)
+    engine, _, entries, _ = rolling(admin, tmp_path, [A, B])
+
+    def end(order: tuple[str, ...]) -> None:
+        if order[0] == "handover":
+            raise ended_by
+
+    admin.after = end
+    with pytest.raises((KeyboardInterrupt, UsageError)):
+        engine.run()
+    assert admin.states == {A: "healthy", B: "healthy", C: "healthy"}
+    assert entries[1].phase == WAITING
+
+
+def test_who_fell_ill_again_is_put_back_alone(tmp_path: Path) -> None:
+    """Between its verification and its return: the next one does not leave, or two would be out."""
+    admin = StagedAdmin(A, B, C)
+    admin.ill = {A}
+    engine, update, _, _ = rolling(admin, tmp_path, [A, B])
+    verify = engine._verify
+    engine._verify = lambda part: (admin.ill.clear(), verify(part), admin.ill.add(A))[0]  # type: ignore[method-assign]
+    admin.after = lambda order: admin.states.update({A: "unhealthy"}) if order == ("undrain", A) else None
+    with pytest.raises(StopError, match=A):
+        engine.run()
+    assert update.made == [A]
+    assert admin.orders == [("drain", A), ("undrain", A)]
+
+
+def test_what_is_refused_in_a_batch_leaves_nobody_out(tmp_path: Path) -> None:
+    """The second of two cannot leave: the first, which was not updated, is put back."""
+    admin = StagedAdmin(A, B, C)
+    engine, update, entries, _ = rolling(admin, tmp_path, [A, B], batch=2, max_unavailable=2)
+    admin.after = lambda order: setattr(admin, "refuses", ("drain",) if order == ("drain", A) else ())
+    with pytest.raises(StopError, match="no drain today"):
+        engine.run()
+    assert (update.made, admin.states[A]) == ([], "healthy")
+    assert [entry.phase for entry in entries] == [WAITING, WAITING]
+    assert engine.back() == ""
+
+
+def test_who_failed_comes_before_who_could_not_be_put_back(tmp_path: Path) -> None:
+    """Going on puts the latter back first, for both must not be out at a time."""
+    admin = StagedAdmin(A, B, C)
+    admin.states.update({A: "drained", B: "drained"})
+    engine, update, entries, _ = rolling(admin, tmp_path, [A, B])
+    entries[0].phase, entries[1].phase = FAILED, DRAINING
+    engine.run()
+    assert (update.made, admin.orders[0]) == ([A, B], ("undrain", B))
+
+
+def test_a_rollout_of_which_nothing_is_left_is_done(tmp_path: Path) -> None:
+    """As after kill -9 between the last instance and the end."""
+    engine, update, entries, _ = rolling(StagedAdmin(A, B), tmp_path, [A])
+    entries[0].phase = DONE
+    engine.run()
+    assert update.made == []
+
+
+def test_whom_no_source_names_any_more_is_passed_over(tmp_path: Path) -> None:
+    """It went while others were updated: no command is run for it."""
+    admin = StagedAdmin(A, B, C)
+    engine, update, entries, said = rolling(admin, tmp_path, [A, B])
+    admin.after = lambda order: admin.states.pop(B, None) and None if order == ("drain", A) else None
+    admin.refuses = ("handover",)
+    with pytest.raises(StopError, match=f"{B} has gone meanwhile"):
+        engine.run()
+    admin.after = lambda order: None  # noqa: ARG005 - called with it
+    engine.run()
+    assert B not in update.made
+    assert f"[2/2] {B} is named by no source any more, and is passed over" in said
+    assert [entry.phase for entry in entries] == [DONE, DONE]

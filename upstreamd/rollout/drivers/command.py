@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 
 from upstreamd.rollout.journal import Entry
@@ -29,6 +30,11 @@ class Command:
         for place in _PLACE.findall(line):
             if place not in PLACES:
                 raise WordsError(f"--exec knows no {{{place}}}; there are {', '.join(f'{{{one}}}' for one in PLACES)}")
+
+    def look(self) -> None:
+        """Raises WordsError where there is no such command here; better now than with an instance out."""
+        if "{" not in self._words[0] and shutil.which(self._words[0]) is None:
+            raise WordsError(f"--exec: there is no command {self._words[0]!r} here; give its path, or mend its name")
 
     def words(self, entry: Entry) -> list[str]:
         """The command for one instance."""
