@@ -117,9 +117,10 @@ class Page:
         return said["result"].get("value")
 
     async def until(self, expression: str, patience: float = PATIENCE) -> None:
-        """Wait until the expression is true."""
+        """Wait until the expression is true; what it looks at may have yet to be drawn."""
         end = time.monotonic() + patience
-        while not await self.value(f"Boolean({expression})"):
+        tried = f"(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()"
+        while not await self.value(tried):
             if time.monotonic() > end:
                 text = await self.value("document.body.innerText")
                 raise AssertionError(f"waited {patience:g}s in vain for {expression}; the page shows:\n{text}")
