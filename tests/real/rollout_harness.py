@@ -38,7 +38,7 @@ print("started", port)
 """Ends the app of a port at once, as a crash would, and starts it anew: what is not drained fails."""
 
 APP = """
-import http.server, os, sys
+import http.server, os, sys, time
 
 class Requests(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -70,7 +70,14 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512
 
-Server(("127.0.0.1", int(sys.argv[1])), Requests).serve_forever()
+for again in range(500):  # threads of a killed process may hold its port for a moment after it is a zombie
+    try:
+        server = Server(("127.0.0.1", int(sys.argv[1])), Requests)
+        break
+    except OSError as error:
+        print(error, flush=True)
+        time.sleep(0.02)
+server.serve_forever()
 """
 
 
