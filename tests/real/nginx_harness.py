@@ -16,19 +16,26 @@ import socket
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from upstreamd.config import NginxSettings
 
 DEADLINE = 45.0
+_GIVEN: deque[int] = deque(maxlen=500)
 """Seconds that anything a test waits for may take; only a hung test ever waits so long."""
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago, below those that the kernel gives to outgoing connections."""
+    """A loopback port that was free a moment ago, below those that the kernel gives to outgoing connections; none that
+    was given lately, or that another process of the tests gives, for it may not be listened at yet."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
     while True:
-        port = random.randrange(15000, 32000)
+        port = 15000 + worker * 2000 + random.randrange(2000)
+        if port in _GIVEN:
+            continue
+        _GIVEN.append(port)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
