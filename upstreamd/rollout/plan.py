@@ -63,11 +63,6 @@ def leaves_somebody(view: View, service: str, targets: Sequence[str], batch: int
         )
 
 
-def batches(targets: Sequence[Seen], size: int) -> list[Sequence[Seen]]:
-    """`targets`, so many together."""
-    return [targets[at : at + size] for at in range(0, len(targets), size)]
-
-
 def _is_meant(each: Seen, options: Options) -> bool:
     if options.only and each.endpoint not in options.only:
         return False

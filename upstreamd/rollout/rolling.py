@@ -130,7 +130,8 @@ class Rolling:
         for entry in gone:
             entry.phase = DONE
             self._about(entry, "is named by no source any more, and is passed over")
-        self._save()
+        if gone:
+            self._save()
         return [entry for entry in part if entry not in gone]
 
     def _end_leftovers(self, part: Sequence[Entry]) -> None:
