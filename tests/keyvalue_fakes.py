@@ -18,8 +18,8 @@ from upstreamd.decide import EVERY, Drain, Split
 from upstreamd.discover.consul_transport import agent
 from upstreamd.events import Events
 from upstreamd.keyvalue import KeyValue
-from upstreamd.model import Endpoint
-from upstreamd.picture import Picture
+from upstreamd.model import Decision, Endpoint, Instance, Member, State
+from upstreamd.picture import Picture, ServiceView
 from upstreamd.sharing import Partnership
 from upstreamd.standing import Standing
 
@@ -128,6 +128,7 @@ class SharingMachine:
         )
         self.node = node
         self.served = "same"
+        self.in_use: set[Endpoint] = set()
         self.now = 1000.0
         self.events = Events(time.time)
         self.orders = OrdersHere()
@@ -137,6 +138,7 @@ class SharingMachine:
             services=["app"],
             ordering=self.orders,  # type: ignore[arg-type]  # what is asked of it, it has
             serving=lambda: {"app": (self.served, self.orders.generation)},
+            in_use=lambda: {"app": frozenset(self.in_use)},
             stagger=2.0,
             events=self.events,
             clock=lambda: self.now,
@@ -163,6 +165,18 @@ class SharingMachine:
         """An operator drains an instance here."""
         self.orders.standing.drain(Drain("app", Endpoint(address, 80), by=self.node))
         self.partnership.ordered("app", f"{address}:80 is drained by {self.node}")
+
+    def undrain(self, address: str) -> None:
+        """An operator puts an instance back here."""
+        self.orders.standing.undrain("app", Endpoint(address, 80))
+        self.partnership.ordered("app", f"{address}:80 is put back by {self.node}")
+
+    def shown(self, address: str) -> tuple[State, str]:
+        """State and reason of an instance that nginx here has let go of, as people and rollouts see them."""
+        member = Member(Instance("app", address, 80), "file", State.DRAINED, serving=False, reason="drained")
+        view = ServiceView(Decision("app", None, (member,)))
+        found = self.partnership.described(Picture({"app": view})).services["app"].decision.members[0]
+        return found.state, found.reason
 
     def switch(self, version: str) -> None:
         """An operator switches to a version here."""

@@ -13,6 +13,7 @@ from upstreamd.agreement import MAX_BYTES, Accord, Memory, Record, read, written
 from upstreamd.errors import SharingError
 from upstreamd.events import Events, Kind
 from upstreamd.keyvalue import Entry
+from upstreamd.model import Endpoint
 from upstreamd.ordering import Ordering
 
 log = logging.getLogger("upstreamd.sharing")
@@ -64,6 +65,11 @@ class Accords:
     def services(self) -> Sequence[str]:
         """The services whose orders are shared."""
         return tuple(self._records)
+
+    @property
+    def orders(self) -> Mapping[str, str]:
+        """The identity of the orders that hold here, by service; it is the same where they do."""
+        return {name: record.order for name, record in self._records.items()}
 
     @property
     def lost(self) -> Mapping[str, str]:
@@ -151,6 +157,10 @@ class Accords:
     def alone(self) -> Mapping[str, str]:
         """The orders that are not known to other machines, by service, and since when."""
         return {name: _since(record) for name, record in self._records.items() if record.unshared}
+
+    def drained(self, service: str) -> frozenset[Endpoint]:
+        """Those that are drained by these orders."""
+        return frozenset(drain.endpoint for drain in self._mine(service).drains)
 
     def alarms(self, *, troubled: bool) -> dict[str, list[str]]:
         """What asks for an operator, by service. `troubled`: Consul takes nothing, so that an order which is not

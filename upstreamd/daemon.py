@@ -164,6 +164,7 @@ class Daemon:
                 telling=self._telling,
                 persist=keep,
                 keep=keep_beside,
+                departed=self._departed,
                 stagger=lambda: self._partnership.presence.delay if self._partnership is not None else 0.0,
                 before=self._reconciler if transaction is before else None,
             )
@@ -235,6 +236,7 @@ class Daemon:
                 config,
                 self._ordering,
                 serving=reconciler.serving,
+                in_use=reconciler.in_use,
                 events=self._events,
                 clock=self._clock,
                 memory=saved.sharing,
@@ -317,6 +319,10 @@ class Daemon:
 
     def _applied(self, outcome: Outcome) -> None:
         self._metrics.applied(outcome)
+        self._departed()
+
+    def _departed(self) -> None:
+        """Other machines may wait to hear that nginx here has let go of an instance."""
         if self._partnership is not None:
             self._partnership.presence.wake()
 

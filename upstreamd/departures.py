@@ -87,6 +87,10 @@ class Departures:
         for key in [key for key in self._unknown_since if key[0] == service and key[1] not in endpoints]:
             del self._unknown_since[key]
 
+    def stay(self, service: str, endpoints: frozenset[Endpoint]) -> None:
+        """nginx is told to send requests to these, whatever was known of them."""
+        self._drained = {key for key in self._drained if key[0] != service or key[1] not in endpoints}
+
     @property
     def drained(self) -> frozenset[Key]:
         """Those that are safe to stop."""

@@ -7,20 +7,19 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
-import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from upstreamd.errors import DiscoveryError
+from upstreamd.beacon import FORMAT, MOST_IN_USE, Beacon, Said, read, written
+from upstreamd.errors import DiscoveryError, SharingError
 from upstreamd.events import Events, Kind
 from upstreamd.keyvalue import SESSION_TTL, Entry, KeyValue
-from upstreamd.model import Clock
+from upstreamd.model import Clock, Endpoint
 from upstreamd.picture import Peer, Served
 
 log = logging.getLogger("upstreamd.sharing")
 
-FORMAT = 1
 DIVERGED = 15.0
 """Seconds for which two machines may serve different sets: orders, probes and applies take their time."""
 BETWEEN_LOOKS = 0.5
@@ -29,28 +28,14 @@ LONGEST_PAUSE = 5.0
 """Seconds between two tries while Consul cannot be reached."""
 FAREWELL = 0.5
 """Seconds that the end of a session may take; the whole shutdown takes less than two."""
-MAX_BYTES = 256 * 1024
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
-_Text = Annotated[str, msgspec.Meta(max_length=500)]
-
-
-class _Served(msgspec.Struct, frozen=True):
-    digest: Annotated[str, msgspec.Meta(max_length=128)]
-    generation: int
-    since: float
-
-
-class _Beacon(msgspec.Struct, frozen=True):
-    format: int
-    identity: Annotated[str, msgspec.Meta(max_length=64)]
-    services: dict[str, _Served]
-    lost: dict[str, _Text] = {}
 
 
 class Presence:
     """This machine's key `nodes/NODE`, and what the others say in theirs. `serving` are digest and generation of every
-    service that nginx is known to serve, `lost` the orders that gave way to another machine's, by service."""
+    service that nginx is known to serve, `orders` the identity of the orders that hold on each, `in_use` whom of those
+    drained by them nginx may still use, `lost` the orders that gave way to another machine's, by service."""
 
     def __init__(
         self,
@@ -62,6 +47,8 @@ class Presence:
         clock: Clock,
         wall: Callable[[], float],
         serving: Callable[[], Mapping[str, tuple[str, int]]],
+        orders: Callable[[], Mapping[str, str]],
+        in_use: Callable[[], Mapping[str, frozenset[Endpoint]]],
         lost: Callable[[], Mapping[str, str]],
         stagger: float,
     ) -> None:
@@ -72,14 +59,16 @@ class Presence:
         self._clock = clock
         self._wall = wall
         self._serving = serving
+        self._orders = orders
+        self._in_use = in_use
         self._lost = lost
         self._stagger = stagger
         self._news = asyncio.Event()
         self._session = ""
         self._renewed_at = 0.0
-        self._published: _Beacon | None = None
+        self._published: Beacon | None = None
         self._holder: Entry | None = None
-        self._beacons: dict[str, _Beacon] = {}
+        self._beacons: dict[str, Beacon] = {}
         self._garbage: set[str] = set()
         self._differ: dict[tuple[str, str], float] = {}
         self._told: set[tuple[str, str]] = set()
@@ -87,13 +76,13 @@ class Presence:
         self.troubled_since = 0.0
 
     def wake(self) -> None:
-        """What nginx serves may be something else now, or an order was lost."""
+        """What is said of this machine may be something else now."""
         self._news.set()
 
     def seen(self, entries: Mapping[str, Entry]) -> None:
         """These keys of machines there are now, by their names; those of machines that are gone have no session."""
         self._holder = entries.get(self._node)
-        present: dict[str, _Beacon] = {}
+        present: dict[str, Beacon] = {}
         for name, entry in entries.items():
             other = name != self._node and _NAME.fullmatch(name) is not None
             beacon = self._read(name, entry) if entry.session and other else None
@@ -114,6 +103,17 @@ class Presence:
     def delay(self) -> float:
         """Seconds for which this machine lets those before it go first."""
         return self._stagger * sorted({self._node, *self._beacons}).index(self._node)
+
+    def users(self, service: str, endpoint: Endpoint) -> list[str]:
+        """The other machines that may still send requests to an instance which the orders of this one drain: those that
+        say so, or have yet to say that these orders hold there as well."""
+        order = self._orders().get(service, "")
+        found: list[str] = []
+        for name, beacon in sorted(self._beacons.items()):
+            said = beacon.services.get(service)
+            if said is not None and said.order is not None and (said.order != order or str(endpoint) in said.in_use):
+                found.append(name)
+        return found
 
     @property
     def peers(self) -> tuple[Peer, ...]:
@@ -188,6 +188,8 @@ class Presence:
         while True:
             await asyncio.sleep(BETWEEN_LOOKS)
             self.look()
+            if self._published is not None and self._beacon() != self._published:
+                self.wake()
 
     async def _be_present(self) -> None:
         """Raises DiscoveryError."""
@@ -225,7 +227,7 @@ class Presence:
         if beacon == self._published:
             self.trouble = ""
             return
-        if await self._store.hold(f"nodes/{self._node}", msgspec.json.encode(beacon), self._session):
+        if await self._store.hold(f"nodes/{self._node}", written(beacon), self._session):
             self._published, self.trouble = beacon, ""
             return
         await self._release()
@@ -235,33 +237,29 @@ class Presence:
             kind="denied",
         )
 
-    def _beacon(self) -> _Beacon:
+    def _beacon(self) -> Beacon:
         before = self._published.services if self._published is not None else {}
-        services: dict[str, _Served] = {}
+        orders, in_use = self._orders(), self._in_use()
+        services: dict[str, Said] = {}
         for name, (digest, generation) in self._serving().items():
             known = before.get(name)
             same = known is not None and (known.digest, known.generation) == (digest, generation)
-            services[name] = known if known is not None and same else _Served(digest, generation, self._wall())
-        return _Beacon(FORMAT, self._identity, services, dict(self._lost()))
+            since = known.since if known is not None and same else self._wall()
+            used = sorted(map(str, in_use.get(name, ())))[:MOST_IN_USE]
+            services[name] = Said(digest, generation, since, orders.get(name, ""), used)
+        return Beacon(FORMAT, self._identity, services, dict(self._lost()))
 
-    def _read(self, name: str, entry: Entry) -> _Beacon | None:
+    def _read(self, name: str, entry: Entry) -> Beacon | None:
         """What a machine says of itself; None where it cannot be read, which is said once."""
         try:
-            if len(entry.value) > MAX_BYTES:
-                raise ValueError(f"it is larger than {MAX_BYTES} bytes")
-            beacon = msgspec.json.decode(entry.value, type=_Beacon)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            beacon = read(entry.value, self._serving().keys())
+        except SharingError as error:
             if name not in self._garbage:
                 log.warning("what %s/nodes/%s says is left out: %s", self._store.prefix, ascii(name), error)
             self._garbage.add(name)
             return None
         self._garbage.discard(name)
-        ours = self._serving().keys()
-        return msgspec.structs.replace(
-            beacon,
-            services={service: each for service, each in beacon.services.items() if service in ours},
-            lost={service: what for service, what in beacon.lost.items() if service in ours},
-        )
+        return beacon
 
     @property
     def _patience(self) -> float:

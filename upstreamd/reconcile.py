@@ -55,9 +55,9 @@ class Reconciler:
     `resolving` has the services that need no reload; `sources` are the names of the sources with what is known of
     each; `standing` are the orders that hold; `applied` gets every Outcome, `telling` everything that people may ask
     about; `persist` the state worth keeping after an order, before anything follows from it, and `keep` that after an
-    apply, beside the event loop. `stagger` tells for how many seconds other machines are let go first. `before` is the
-    reconciler of the configuration before, where the same transaction goes on: what nginx was proved to serve need not
-    be proved again.
+    apply, beside the event loop; `departed` is called when an instance is drained. `stagger` tells for how many seconds
+    other machines are let go first. `before` is the reconciler of the configuration before, where the same transaction
+    goes on: what nginx was proved to serve need not be proved again.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Reconciler:
         telling: Telling,
         persist: Callable[[Saved], None],
         keep: Callable[[Saved], Awaitable[None]],
+        departed: Callable[[], None],
         stagger: Callable[[], float] = float,
         before: Reconciler | None = None,
     ) -> None:
@@ -117,6 +118,7 @@ class Reconciler:
             resolving,
             clock=clock,
             renewed=self._renewed,
+            departed=departed,
             before=before._watching if before is not None else None,  # noqa: SLF001 - our own predecessor
         )
         resolving.attach(
@@ -171,6 +173,11 @@ class Reconciler:
     def serving(self) -> dict[str, tuple[str, int]]:
         """Digest and generation of what nginx is known to serve, by service; empty and 0 where nothing is."""
         return {entry.name: (entry.digest, entry.generation) for entry in self._entries} | self._resolving.confirmed()
+
+    def in_use(self) -> dict[str, frozenset[Endpoint]]:
+        """The endpoints of every service that were ordered out and that nginx may still use."""
+        drained = {name: self.situation.standing.drained(name) for name in self.services}
+        return {name: self._watching.used(name, [each.endpoint for each in of]) for name, of in drained.items()}
 
     def ordered(self) -> None:
         """An order was given: write it down, so that it survives whatever comes, then see what follows from it."""

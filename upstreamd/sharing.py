@@ -21,9 +21,9 @@ from upstreamd.discover.consul_transport import agent
 from upstreamd.errors import DiscoveryError
 from upstreamd.events import Events, Kind
 from upstreamd.keyvalue import KeyValue, Listing
-from upstreamd.model import Clock
+from upstreamd.model import Clock, Endpoint, Member, State
 from upstreamd.ordering import Ordering
-from upstreamd.picture import Picture, Sharing
+from upstreamd.picture import Picture, ServiceView, Sharing
 from upstreamd.presence import LONGEST_PAUSE, Presence
 
 log = logging.getLogger("upstreamd.sharing")
@@ -40,8 +40,8 @@ class Partnership:
     An order holds here at once; it is written with the index that was last seen, so that it gives way to what another
     machine has ordered since. While Consul cannot be reached orders hold here alone. `memory` is what the last run
     remembered, `persist` writes down what `remembered` returns. `serving` are digest and generation of every service
-    that nginx is known to serve, `stagger` the seconds for which each machine waits for one before it. `wall` is the
-    wall clock in seconds.
+    that nginx is known to serve, `in_use` the drained instances of each that it may still use, `stagger` the seconds
+    for which each machine waits for one before it. `wall` is the wall clock in seconds.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Partnership:
         services: Iterable[str],
         ordering: Ordering,
         serving: Callable[[], Mapping[str, tuple[str, int]]],
+        in_use: Callable[[], Mapping[str, frozenset[Endpoint]]],
         stagger: float,
         events: Events,
         clock: Clock,
@@ -82,6 +83,8 @@ class Partnership:
             clock=clock,
             wall=wall,
             serving=serving,
+            orders=lambda: self._accords.orders,
+            in_use=in_use,
             lost=lambda: self._accords.lost,
             stagger=stagger,
         )
@@ -110,7 +113,7 @@ class Partnership:
         alarms = self._accords.alarms(troubled=bool(self._trouble))
         for name, sentence in self.presence.alarms().items():
             alarms.setdefault(name, []).append(sentence)
-        services = dict(picture.services)
+        services = {name: self._waited(name, view) for name, view in picture.services.items()}
         for name in alarms.keys() & services.keys():
             decision = services[name].decision
             told = replace(decision, alarms=(*decision.alarms, *alarms[name]))
@@ -124,6 +127,28 @@ class Partnership:
             self.presence.peers,
         )
         return replace(picture, services=services, sharing=sharing)
+
+    def _waited(self, service: str, view: ServiceView) -> ServiceView:
+        """The service where an instance is drained once the other machines that are heard of have let go of it too."""
+        if self._trouble:
+            return view  # whom Consul cuts off cannot be waited for
+        ordered = self._accords.drained(service)
+        if not ordered:
+            return view
+        members = tuple(
+            self._used_elsewhere(service, member)
+            if member.state is State.DRAINED and member.instance.endpoint in ordered
+            else member
+            for member in view.decision.members
+        )
+        return replace(view, decision=replace(view.decision, members=members))
+
+    def _used_elsewhere(self, service: str, member: Member) -> Member:
+        users = self.presence.users(service, member.instance.endpoint) if self._read else ["another machine"]
+        if not users:
+            return member
+        told = f"{member.reason}; {', '.join(users)} may still send it requests"
+        return member._replace(state=State.DRAINING, reason=told)
 
     async def run(self) -> NoReturn:
         """Write what is ordered here and read what is ordered elsewhere, until cancelled."""
@@ -207,6 +232,7 @@ class Partnership:
                 self._accords.look(service, entry, late=bool(self._trouble))
         nodes = {key.removeprefix("nodes/"): each for key, each in listing.entries.items() if key.startswith("nodes/")}
         self.presence.seen(nodes)
+        self.presence.wake()  # others wait to hear that these orders hold here
 
     def _failed(self, reason: str) -> None:
         self.presence.forget()
@@ -229,6 +255,7 @@ def share(
     ordering: Ordering,
     *,
     serving: Callable[[], Mapping[str, tuple[str, int]]],
+    in_use: Callable[[], Mapping[str, frozenset[Endpoint]]],
     events: Events,
     clock: Clock,
     memory: Memory,
@@ -243,6 +270,7 @@ def share(
         services=[service.name for service in config.services],
         ordering=ordering,
         serving=serving,
+        in_use=in_use,
         stagger=config.apply.stagger,
         events=events,
         clock=clock,

