@@ -60,36 +60,20 @@ def sensible(weight: int, watch: float) -> None:
         raise OrderError(f"a probation of {watch:g}s is none; give at most {LONGEST_WATCH:g}s")
 
 
-def leaves_somebody(tried: Decision, member: Member) -> None:
-    """Raises OrderError where `tried`, the decision with `member` drained, would leave nobody else to serve."""
-    if not member.serving:
-        return
-    endpoint = member.instance.endpoint
-    others = [
-        each
-        for each in tried.members
-        if each.serving and each.instance.endpoint != endpoint and each.state is not State.DRAINING
-    ]
-    if not others:
-        raise OrderError(
-            f"{endpoint} is the last instance of {tried.service} that serves (without it: {counts(tried)}); put another"
-            " in service first, or force it"
-        )
-
-
-def leaves_others(tried: Decision, leaving: Sequence[Member]) -> None:
-    """Raises OrderError where `tried`, the decision with all `leaving` drained, would leave nobody to serve."""
+def leaves_somebody(tried: Decision, leaving: Sequence[Member], *, forcible: bool) -> None:
+    """Raises OrderError where `tried`, the decision with all `leaving` drained, would leave nobody else to serve;
+    `forcible` tells whether that can be ordered all the same."""
     gone = {member.instance.endpoint for member in leaving}
-    if not any(member.serving for member in leaving):
+    last = sorted({member.instance.endpoint for member in leaving if member.serving})
+    staying = (each for each in tried.members if each.serving and each.state is not State.DRAINING)
+    if not last or any(each.instance.endpoint not in gone for each in staying):
         return
-    if not any(
-        each.serving and each.instance.endpoint not in gone and each.state is not State.DRAINING
-        for each in tried.members
-    ):
-        named = ", ".join(map(str, sorted(gone)))
-        raise OrderError(
-            f"without {named} nobody of {tried.service} would serve ({counts(tried)}); put another in service first"
-        )
+    are_last = f"is the last instance of {tried.service} that serves (without it"
+    if len(last) > 1:
+        are_last = f"are the last instances of {tried.service} that serve (without them"
+    force = ", or force it" if forcible else ""
+    named = ", ".join(map(str, last))
+    raise OrderError(f"{named} {are_last}: {counts(tried)}); put another in service first{force}")
 
 
 def apart(back: Sequence[Endpoint], out: Sequence[Endpoint]) -> None:

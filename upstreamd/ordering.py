@@ -80,7 +80,7 @@ class Ordering:
         drained = [(each.endpoint, each.id) for each in self._standing.drained(service)]
         if (drain.endpoint, drain.id) not in drained:
             if not force:
-                objections.leaves_somebody(self._if_drained(drain), member)
+                objections.leaves_somebody(self._if_drained(drain), [member], forcible=True)
             self._standing.drain(drain)
             self._carry_out(service, DRAIN, f"{endpoint} is drained by {drain.by}", endpoint)
         return self._told(service, endpoint)
@@ -117,7 +117,7 @@ class Ordering:
         tried = Standing(self._wall, self._standing.drains, self._standing.all_versions)
         _turned(tried, service, back, drains)
         would = self._present().decide(service, tried)
-        objections.leaves_others(would, leaving)
+        objections.leaves_somebody(would, leaving, forcible=False)
         _turned(self._standing, service, back, drains)
         for endpoint in back:
             self._noted(service, UNDRAIN, f"{endpoint} is put back by {who}", endpoint)

@@ -126,7 +126,7 @@ async def test_one_is_put_back_and_another_taken_out_at_once(nginx_binary: str, 
             await stack.serves(one, two)
             assert (await stack.order("drain", "app_servers", one.endpoint, "--wait")).code == 0
             for back, out, (code, sentence) in (
-                ([], [two.endpoint], (409, f"without {two.endpoint} nobody of app_servers would serve")),
+                ([], [two.endpoint], (409, f"{two.endpoint} is the last instance of app_servers that serves")),
                 ([two.endpoint], [two.endpoint], (409, "cannot be put back and taken out at the same time")),
                 ([one.endpoint], ["10.9.9.9:1"], (404, "app_servers has no instance 10.9.9.9:1")),
                 ([], [], (409, "nobody is named")),

@@ -7,7 +7,7 @@ import pytest
 from upstreamd.decide import Split
 from upstreamd.errors import OrderError
 from upstreamd.model import Decision, Instance, Member, State
-from upstreamd.objections import COMPARED, enough_healthy, near
+from upstreamd.objections import COMPARED, enough_healthy, leaves_somebody, near
 
 
 def decision(**versions: str) -> Decision:
@@ -55,6 +55,33 @@ def test_a_version_of_backups_alone_is_not_switched_to(
     with pytest.raises(OrderError) as caught:
         enough_healthy(decision(**versions), split)
     assert str(caught.value).startswith(f"{refused}, which get no part of the requests beside primaries; start an")
+
+
+@pytest.mark.parametrize(
+    ("serving", "leaving", "refused"),
+    [
+        (1, [0], "10.0.0.1:80 is the last instance of app that serves (without it: 1 healthy of 3)"),
+        (1, [0, 2], "10.0.0.1:80 is the last instance of app that serves (without it: 1 healthy of 3)"),
+        (2, [0, 1], "10.0.0.1:80, 10.0.0.2:80 are the last instances of app that serve (without them: 2 healthy of 3)"),
+        (2, [0, 2], ""),
+        (1, [1, 2], ""),
+        (0, [0], ""),
+    ],
+)
+@pytest.mark.parametrize(("forcible", "remedy"), [(True, ", or force it"), (False, "")])
+def test_the_last_that_serve_do_not_leave(
+    serving: int, leaving: list[int], refused: str, forcible: bool, remedy: str
+) -> None:
+    """One or several; who does not serve may go, whoever is left."""
+    words = "p" * serving + "P" * (3 - serving)
+    found = [each._replace(serving=each.state is State.HEALTHY) for each in decision(**{"": words}).members]
+    tried = Decision("app", None, tuple(found))
+    if not refused:
+        leaves_somebody(tried, [found[at] for at in leaving], forcible=forcible)
+        return
+    with pytest.raises(OrderError) as caught:
+        leaves_somebody(tried, [found[at] for at in leaving], forcible=forcible)
+    assert str(caught.value) == f"{refused}; put another in service first{remedy}"
 
 
 def test_the_nearest_name_is_looked_for_among_a_thousand() -> None:
