@@ -8,7 +8,8 @@ from functools import partial
 from upstreamd.rollout import reply
 from upstreamd.rollout.drivers.compose import Compose
 from upstreamd.rollout.journal import DONE, DRAINING, UPDATING, Entry, Journal, Progress
-from upstreamd.rollout.plan import Options
+from upstreamd.rollout.plan import Options, in_batches
+from upstreamd.rollout.rotation import is_out, not_out
 from upstreamd.rollout.seen import Seen, View
 from upstreamd.rollout.sidecar import Sidecar
 from upstreamd.rollout.stop import StopError, UsageError
@@ -39,13 +40,13 @@ class Beside:
 
     def described(self) -> list[str]:
         """What it would do, a line each."""
-        lines = []
-        for part in self._parts(self._progress.entries):
+        leaving, parts = self._left()
+        lines = self._removal(leaving)
+        for part in parts:
             lines.append(f"run {' '.join(self._compose.growth(len(self._old) + len(part)))}")
             lines.append("wait until the new containers are healthy in nginx")
             lines += [f"expect 200 of {self._options.probe}"] if self._options.probe else []
-            lines += [f"drain {entry.endpoint}, wait until it is safe to stop" for entry in part]
-            lines += [f"stop and remove container {entry.id[:12]}" for entry in part]
+            lines += self._removal(part)
         return lines
 
     def back(self) -> str:
@@ -57,20 +58,27 @@ class Beside:
 
     def run(self) -> None:
         """To its end. Raises StopError where it stops before; what serves goes on serving."""
-        left = [entry for entry in self._progress.entries if entry.phase != DONE]
-        leaving = [entry for entry in left if entry.phase == DRAINING]
+        leaving, parts = self._left()
         if leaving:
             self._remove(leaving)
-        for part in self._parts([entry for entry in left if entry not in leaving]):
+        for part in parts:
             self._grow(part)
             if self._options.probe:
                 reply.expect(self._options.probe)
                 self._voice.say(f"{self._options.probe} answers 200")
             self._remove(part)
 
-    def _parts(self, entries: Sequence[Entry]) -> list[Sequence[Entry]]:
-        size = self._options.surge or self._options.batch
-        return [entries[at : at + size] for at in range(0, len(entries), size)]
+    def _left(self) -> tuple[list[Entry], list[Sequence[Entry]]]:
+        """Who leaves already, and the others that are to go, in batches."""
+        left = [entry for entry in self._progress.entries if entry.phase != DONE]
+        leaving = [entry for entry in left if entry.phase == DRAINING]
+        staying = [entry for entry in left if entry not in leaving]
+        return leaving, in_batches(staying, self._options.surge or self._options.batch)
+
+    def _removal(self, part: Sequence[Entry]) -> list[str]:
+        """What a plan says of it."""
+        drained = [f"drain {entry.endpoint}, wait until it is safe to stop" for entry in part]
+        return drained + [f"stop and remove container {entry.id[:12]}" for entry in part]
 
     def _grow(self, part: Sequence[Entry]) -> None:
         """As many more as are to go, until nginx serves them."""
@@ -101,7 +109,7 @@ class Beside:
             with self._voice.timed(entry, "drain") as taken:
                 if entry.key in self._sidecar.look().keys:
                     self._sidecar.drain(entry.endpoint)
-                self._sidecar.await_view(partial(_out, entry=entry), partial(_not_out, entry=entry))
+                self._sidecar.await_view(partial(is_out, entry=entry), partial(not_out, entry=entry))
                 self._voice.about(self._progress, entry, f"is out of rotation and safe to stop ({taken():.2f}s)")
         self._compose.remove([entry.id for entry in part], lambda line: self._voice.say(f"| {line}"))
         for entry in part:
@@ -131,16 +139,6 @@ def _missing(view: View, fresh: set[str]) -> str:
         if not seen.well:
             return f"{seen.endpoint} (container {identity[:12]}) is not healthy: it is {seen.state} ({seen.reason})"
     return "nginx has not confirmed the new instances"
-
-
-def _out(view: View, entry: Entry) -> bool:
-    seen = view.find(entry.endpoint)
-    return seen is None or seen.key != entry.key or seen.state == "drained"
-
-
-def _not_out(view: View, entry: Entry) -> str:
-    seen = view.find(entry.endpoint)
-    return f"{entry.endpoint} is not safe to stop" + (f": it is {seen.state} ({seen.reason})" if seen else "")
 
 
 def _is_gone(view: View, entry: Entry) -> bool:

@@ -27,11 +27,14 @@ class Gated:
     def described(self) -> list[str]:
         """What it would do, a line each."""
         lines, size, number = [], self._options.batch, len(self._progress.entries)
-        for turn in range(-(-number // size)):
-            lines.append(f"run {' '.join(self._swarm.words(size, turn))}")
-            lines.append(f"wait until {min(number, (turn + 1) * size)} of {number} new tasks are healthy in nginx")
+        begun = self._progress.more.get("turn", 0)
+        under_way = any(entry.phase == UPDATING for entry in self._progress.entries) and begun > 0
+        for turn, done in enumerate(range(self._progress.done, number, size), begun - under_way):
+            if turn >= begun:
+                lines.append(f"run {' '.join(self._swarm.words(size, turn))}")
+            lines.append(f"wait until {min(number, done + size)} of {number} new tasks are healthy in nginx")
             lines += [f"expect 200 of {self._options.probe}"] if self._options.probe else []
-        return lines
+        return [*lines, f"give {self._swarm.name} back the update settings it had"]
 
     def back(self) -> str:
         """How to go back."""

@@ -39,6 +39,11 @@ class Entry:
         """As of Seen."""
         return self.endpoint, self.id
 
+    @property
+    def place(self) -> str:
+        """Where it is, or what came in its place."""
+        return self.successor[0] if self.successor else self.endpoint
+
 
 @dataclass(slots=True)
 class Progress:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from upstreamd.rollout.seen import Seen, View
 from upstreamd.rollout.stop import UsageError
+
+Each = TypeVar("Each")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ def chosen(view: View, service: str, options: Options) -> tuple[Seen, ...]:
         which = f" that are not of version {options.new} already" if options.new else ""
         raise UsageError(f"{service} has no instances to update{which}")
     return tuple(sorted(targets, key=lambda each: each.well))
+
+
+def in_batches(targets: Sequence[Each], size: int) -> list[Sequence[Each]]:
+    """`targets` in their order, so many together; the last ones may be fewer."""
+    return [targets[at : at + size] for at in range(0, len(targets), size)]
 
 
 def leaves_somebody(view: View, service: str, targets: Sequence[str], batch: int) -> None:

@@ -9,26 +9,24 @@ from functools import partial
 from threading import Lock
 from typing import Protocol
 
-from upstreamd.rollout import reply
+from upstreamd.rollout import foretold, reply
 from upstreamd.rollout.drivers.gate import Gate
 from upstreamd.rollout.journal import DONE, DRAINING, FAILED, UPDATING, VERIFYING, WAITING, Entry, Journal, Progress
-from upstreamd.rollout.plan import Options
+from upstreamd.rollout.plan import Options, in_batches
+from upstreamd.rollout.rotation import away, is_out, may_change_places, not_out, not_served, serves
 from upstreamd.rollout.running import Process, Running, Tell, end_leftover
-from upstreamd.rollout.seen import LEAVING, View
+from upstreamd.rollout.seen import View
 from upstreamd.rollout.sidecar import Sidecar
 from upstreamd.rollout.stop import StopError, UsageError
 from upstreamd.rollout.telling import Voice
 from upstreamd.rollout.watch import Watch
 
 
-class Update(Protocol):
+class Update(foretold.Described, Protocol):
     """Updates one instance where it is, or puts another in its place."""
 
     def update(self, entry: Entry, running: Running, tell: Tell, started: Callable[[Process], None]) -> None:
         """Carry it out. Raises StopError."""
-
-    def described(self, entry: Entry) -> str:
-        """What a plan says of it."""
 
 
 class Rolling:
@@ -57,16 +55,9 @@ class Rolling:
 
     def described(self) -> list[str]:
         """What it would do, a line each."""
-        lines = []
-        size = self._options.batch
-        for at in range(0, len(self._progress.entries), size):
-            batch = self._progress.entries[at : at + size]
-            lines += [f"{self._gate.taking} {entry.endpoint}, wait until it is safe to stop" for entry in batch]
-            lines += [self._update.described(entry) for entry in batch]
-            lines += [f"wait until {entry.endpoint}, or what comes in its place, is healthy" for entry in batch]
-            lines += [f"expect 200 of {self._options.probe}"] if self._options.probe else []
-            lines += [f"{self._gate.returning} {entry.endpoint}, wait until nginx serves it" for entry in batch]
-        return lines
+        view = self._sidecar.look()
+        first = [f"{self._gate.returning} {entry.endpoint}, whose turn comes later" for entry in self._too_early()]
+        return first + foretold.steps(self._parts(), view, self._gate, self._update, self._options)
 
     def back(self) -> str:
         """How to go back."""
@@ -78,16 +69,8 @@ class Rolling:
 
     def run(self) -> None:
         """To its end. Raises StopError where it stops before; what was under way then is marked as failed."""
-        left = [entry for entry in self._progress.entries if entry.phase != DONE]
-        changed = [entry for entry in left if entry.phase in (UPDATING, VERIFYING)]
-        taken_out = [entry for entry in left if entry.phase == DRAINING]
-        if any(entry.phase == FAILED for entry in left):  # which comes first: the others are not to be out meanwhile
-            self._leave(taken_out)
-            taken_out = []
-        size = self._options.batch
-        rest = [entry for entry in left if entry not in (*changed, *taken_out)]
-        parts = [part for part in (changed, taken_out) if part]
-        parts += [rest[at : at + size] for at in range(0, len(rest), size)]
+        self._leave(self._too_early())
+        parts = self._parts()
         for at, part in enumerate(parts):
             following = parts[at + 1] if at + 1 < len(parts) else []
             try:
@@ -103,6 +86,20 @@ class Rolling:
                 with contextlib.suppress(UsageError):
                     self._save()
                 raise
+
+    def _parts(self) -> list[Sequence[Entry]]:
+        """What is left to do, in batches: first whoever is changed or out already."""
+        left = [entry for entry in self._progress.entries if entry.phase != DONE]
+        changed = [entry for entry in left if entry.phase in (UPDATING, VERIFYING)]
+        too_early = self._too_early()
+        taken_out = [entry for entry in left if entry.phase == DRAINING and entry not in too_early]
+        rest = [entry for entry in left if entry not in (*changed, *taken_out)]
+        return [*(part for part in (changed, taken_out) if part), *in_batches(rest, self._options.batch)]
+
+    def _too_early(self) -> list[Entry]:
+        """Who is out before its turn: one that failed comes first, and no others are to be out meanwhile."""
+        failed = any(entry.phase == FAILED for entry in self._progress.entries)
+        return [entry for entry in self._progress.entries if failed and entry.phase == DRAINING]
 
     def _part(self, part: Sequence[Entry], following: Sequence[Entry]) -> None:
         """One batch, from wherever it is; the `following` one may be taken out as this one is put back."""
@@ -154,15 +151,12 @@ class Rolling:
         meant = {entry.endpoint for entry in part}
         most = self._options.max_unavailable
 
-        def away(view: View) -> list[str]:
-            return _away(view, meant)
-
         def why_not(view: View) -> str:
-            sick = ", ".join(away(view))
+            sick = ", ".join(away(view, meant))
             too = f"{sick} does not serve, and taking {', '.join(meant)} out too" if sick else f"{', '.join(meant)}"
             return f"{too} would exceed --max-unavailable {most}"
 
-        self._sidecar.await_view(lambda view: len(away(view)) + len(meant) <= most, why_not)
+        self._sidecar.await_view(lambda view: len(away(view, meant)) + len(meant) <= most, why_not)
 
     def _take_out(self, part: Sequence[Entry]) -> None:
         self._enter(part, DRAINING, keep=(UPDATING,))
@@ -175,7 +169,7 @@ class Rolling:
             self._leave(part)
             raise
         for entry in part:
-            self._sidecar.await_view(partial(_is_out, entry=entry), partial(_not_out, entry=entry))
+            self._sidecar.await_view(partial(is_out, entry=entry), partial(not_out, entry=entry))
             entry.seconds["drain"] = round(self._voice.clock() - begun, 3)
             self._about(entry, f"is out of rotation and safe to stop ({entry.seconds['drain']:.2f}s)")
 
@@ -223,8 +217,8 @@ class Rolling:
             with self._voice.timed(entry, "return") as taken:
                 if not handed_over:
                     self._gate.put_back(self._sidecar, entry)
-                place = _place(entry)
-                self._sidecar.await_view(partial(_serves, endpoint=place), partial(_not_served, endpoint=place))
+                place = entry.place
+                self._sidecar.await_view(partial(serves, endpoint=place), partial(not_served, endpoint=place))
                 entry.phase = DONE
                 self._save()
                 self._about(entry, f"serves again ({taken():.2f}s)")
@@ -232,17 +226,10 @@ class Rolling:
     def _hand_over(self, part: Sequence[Entry], following: Sequence[Entry]) -> bool:
         """Put this part back and take the following one out in one apply: nginx need not be told twice, and one is out
         at a time all the same. False where each has to be done by itself."""
-        if not following or any(entry.phase != WAITING for entry in following):
+        if not following or not self._gate.hands_over:
             return False
-        view = self._sidecar.look()
-        meant = {entry.endpoint for entry in following}
-        away = _away(view, meant | {_place(entry) for entry in part})
-        if len(away) + len(meant) > self._options.max_unavailable:
+        if not may_change_places(self._sidecar.look(), part, following, self._options.max_unavailable):
             return False
-        if any(seen is None or not seen.passes for seen in map(view.find, map(_place, part))):
-            return False  # it has fallen ill again since it was verified
-        if any(seen.state in LEAVING for seen in map(view.find, meant) if seen is not None):
-            return False  # somebody else has it out: where its turn does not come, it is not ours to put back
         self._enter(following, DRAINING)
         self._handed_over_at = self._voice.clock()
         if self._gate.hand_over(self._sidecar, part, following):
@@ -270,7 +257,7 @@ class Rolling:
         others = [each.endpoint for each in before.instances if each.well and each.endpoint not in meant | leaving]
 
         def sick(view: View) -> list[str]:
-            return [place for place in others if not _serves(view, place)]
+            return [place for place in others if not serves(view, place)]
 
         def why_not(view: View) -> str:
             return f"{', '.join(sick(view))} does not serve any more since {', '.join(meant)} was updated"
@@ -288,34 +275,3 @@ class Rolling:
 
     def _about(self, entry: Entry, sentence: str) -> None:
         self._voice.about(self._progress, entry, sentence)
-
-
-def _is_out(view: View, entry: Entry) -> bool:
-    """Whether it may be stopped, or is gone already: then an update was under way before."""
-    seen = view.find(entry.endpoint)
-    return seen is None or seen.key != entry.key or seen.state == "drained"
-
-
-def _not_out(view: View, entry: Entry) -> str:
-    seen = view.find(entry.endpoint)
-    return f"{entry.endpoint} is not safe to stop" + (f": it is {seen.state} ({seen.reason})" if seen else "")
-
-
-def _away(view: View, meant: set[str]) -> list[str]:
-    """Who does not serve, beside those."""
-    return [each.endpoint for each in view.instances if not each.well and each.endpoint not in meant]
-
-
-def _place(entry: Entry) -> str:
-    """Where it is, or what came in its place."""
-    return entry.successor[0] if entry.successor else entry.endpoint
-
-
-def _serves(view: View, endpoint: str) -> bool:
-    seen = view.find(endpoint)
-    return seen is not None and seen.well and view.settled
-
-
-def _not_served(view: View, endpoint: str) -> str:
-    seen = view.find(endpoint)
-    return f"nginx does not serve {endpoint} yet" + (f": it is {seen.state} ({seen.reason})" if seen else "")

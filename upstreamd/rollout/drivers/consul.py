@@ -31,6 +31,7 @@ class Maintenance:
 
     taking = "put into maintenance (Consul)"
     returning = "end the maintenance (Consul) of"
+    hands_over = False
 
     def __init__(self, agent: Agent, url: str = "") -> None:
         self._agent = agent

@@ -16,6 +16,8 @@ class Gate(Protocol):
     """What a plan says of taking out."""
     returning: str
     """What a plan says of putting back."""
+    hands_over: bool
+    """Whether it can do both in one step."""
 
     def take_out(self, sidecar: Sidecar, entry: Entry) -> None:
         """Ask that it gets no new requests."""
@@ -36,6 +38,7 @@ class Drain:
 
     taking = "drain"
     returning = "undrain"
+    hands_over = True
 
     def take_out(self, sidecar: Sidecar, entry: Entry) -> None:
         """As Gate."""
