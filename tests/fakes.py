@@ -286,4 +286,4 @@ class StagedAdmin:
         sick = state == "unhealthy" or endpoint in self.ill
         probe = {"result": "fail" if sick else "pass", "age_seconds": 0.0}
         told = {"state": state, "serving": state == "healthy", "reason": "told", "probe": probe}
-        return {"address": address, "port": int(port), "id": "", "version": "", **told}
+        return {"address": address, "port": int(port), "id": "", "version": "", "source": "file", **told}

@@ -73,8 +73,13 @@ async def test_a_failing_update_stops_the_rollout_and_it_goes_on(nginx_binary: s
             assert once[first] != before[first]
             assert (once[second], once[third]) == (before[second], before[third])
 
-            again = await stack.order("rollout", "app_servers", "--exec", command)
-            assert (again.code, "1 of 3 updated; go on with --resume" in again.err) == (1, True), again
+            for dry in ((), ("--dry-run",)):
+                again = await stack.order("rollout", "app_servers", "--exec", command, *dry)
+                assert (again.code, "1 of 3 updated; go on with --resume" in again.err) == (1, True), again
+            plan = await stack.order("rollout", "app_servers", "--resume", "--dry-run")
+            assert (plan.code, first in plan.out, second in plan.out, third in plan.out) == (0, False, True, True), plan
+            both = await stack.order("rollout", "app_servers", "--forget", "--dry-run")
+            assert (both.code, "--dry-run has nothing to tell of --forget" in both.err) == (2, True), both
             (tmp_path / "broken").unlink()
             said = await stack.order("rollout", "app_servers", "--resume")
             assert said.code == 0, said.err
@@ -166,41 +171,68 @@ async def test_a_restarted_sidecar_is_waited_for(nginx_binary: str, tmp_path: Pa
         assert all(fleet.pid(endpoint) != before[endpoint] for endpoint in fleet.endpoints)
 
 
-async def test_words_that_mean_nobody_are_named(nginx_binary: str, tmp_path: Path) -> None:
-    """Unknown names come with the nearest; a plan is printed and touches nothing; the last instance is not drained."""
-    async with serving(nginx_binary, tmp_path, 1) as (stack, fleet):
-        (only,) = fleet.endpoints
-        near = f"{only[:-1]}{(int(only[-1]) + 1) % 10}"
+async def test_what_makes_no_sense_is_refused_and_so_is_its_dry_run(nginx_binary: str, tmp_path: Path) -> None:
+    """Before anything is touched, with one exit code and sentence for both: names that nobody has come with the nearest
+    one, who serves last is not taken out, a page that is not there is not expected."""
+    async with serving(nginx_binary, tmp_path, 2) as (stack, fleet):
+        first = fleet.endpoints[0]
+        near = f"{first[:-1]}{(int(first[-1]) + 1) % 10}"
+        lost = f"http://127.0.0.1:{stack.sidecar.admin}/nothing"
+        app, command = "app_servers", ("--exec", fleet.command)
+        before = fleet.pids()
         for code, sentence, *words in (
-            (1, "did you mean app_servers?", "app_server", "--exec", "true"),
-            (1, f"did you mean {only}?", "app_servers", "--exec", "true", "--only", near),
-            (1, "has no version 'blue'; none is known", "app_servers", "--exec", "true", "--from", "blue"),
+            (1, "did you mean app_servers?", "app_server", *command),
+            (1, "did you mean 127.0.0.1:", app, *command, "--only", near),
+            (1, "has no version 'blue'; none is known", app, *command, "--from", "blue"),
+            (1, "app_servers has 2 that serve, and 2 of them together would leave none", app, *command, "--batch", "2"),
+            (2, "--exec knows no {adress}", app, "--exec", "true {adress}"),
+            (2, "--exec: there is no command 'no-such-command' here", app, "--exec", "no-such-command"),
+            (2, "name one way to update an instance", app),
+            (2, "--probe localhost: give a URL", app, *command, "--probe", "localhost"),
+            (1, f"--probe {lost} answers 404, not 200, before anything", app, *command, "--probe", lost),
+            (1, "--probe http://127.0.0.1:1/ does not answer", app, *command, "--probe", "http://127.0.0.1:1/"),
             (
                 1,
-                "app_servers has 1 that serve, and 1 of them together would leave none",
-                "app_servers",
-                "--exec",
-                "true",
+                f"{first} comes from the source file, not from Consul",
+                app,
+                *command,
+                "--consul",
+                "http://127.0.0.1:1",
             ),
-            (2, "--exec knows no {adress}", "app_servers", "--exec", "true {adress}"),
-            (2, "name one way to update an instance", "app_servers"),
-            (2, "--probe localhost: give a URL", "app_servers", "--exec", "true", "--probe", "localhost"),
         ):
-            said = await stack.order("rollout", *words)
-            assert (said.code, sentence in said.err) == (code, True), said
-            assert (await stack.order("rollout", "app_servers", "--forget")).code == 0
-        said = await stack.order("rollout", "app_servers", "--exec", "true {id} {instance}", "--dry-run")
+            for dry in ((), ("--dry-run",)):
+                said = await stack.order("rollout", *words, *dry)
+                assert (said.code, sentence in said.err, said.out) == (code, True, ""), said
+        assert (fleet.pids(), set(stack.sidecar.states().values())) == (before, {"healthy"})
+        assert not list((tmp_path / "state").glob("rollout-*.json"))
+        stack.sidecar.stop()
+        for dry in ((), ("--dry-run",)):
+            said = await stack.order("rollout", app, "--exec", "true", *dry)
+            assert (said.code, "cannot be reached" in said.err) == (3, True), said
+
+
+async def test_a_dry_run_tells_what_would_be_done(nginx_binary: str, tmp_path: Path) -> None:
+    """And touches nothing."""
+    async with serving(nginx_binary, tmp_path, 2) as (stack, fleet):
+        first, second = fleet.endpoints
+        words = ("app_servers", "--exec", "true {id} {instance}", "--probe", stack.url, "--dry-run")
+        said = await stack.order("rollout", *words)
         assert said.code == 0, said.err
         assert said.out.splitlines() == [
-            f"drain {only}, wait until it is safe to stop",
-            f"run true '' {only}",
-            f"wait until {only}, or what comes in its place, is healthy",
-            f"undrain {only}, wait until nginx serves it",
+            f"drain {first}, wait until it is safe to stop",
+            f"run true '' {first}",
+            f"wait until {first}, or what comes in its place, is healthy",
+            f"expect 200 of {stack.url}",
+            f"undrain {first} and drain {second} in one step, wait until nginx serves {first}",
+            f"wait until {second} is safe to stop",
+            f"run true '' {second}",
+            f"wait until {second}, or what comes in its place, is healthy",
+            f"expect 200 of {stack.url}",
+            f"undrain {second}, wait until nginx serves it",
         ]
-        assert stack.sidecar.states() == {only: "healthy"}
-        stack.sidecar.stop()
-        said = await stack.order("rollout", "app_servers", "--exec", "true")
-        assert (said.code, "cannot be reached" in said.err) == (3, True), said
+        assert (await stack.order("rollout", *words, "--json")).document["plan"] == said.out.splitlines()
+        assert set(stack.sidecar.states().values()) == {"healthy"}
+        assert not list((tmp_path / "state").glob("rollout-*.json"))
 
 
 async def test_a_cancelled_rollout_ends_its_command_and_goes_on_with_a_mended_one(

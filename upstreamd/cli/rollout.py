@@ -92,7 +92,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", metavar="TIME", type=period, default=period("60s"), help="of each wait and command (default 60s)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, or why it would be refused")
     parser.add_argument("--resume", action="store_true", help="go on with the one that ended before its end")
     parser.add_argument(
         "--forget", action="store_true", help="forget the one that ended before its end; what it drained stays so"
@@ -110,6 +110,8 @@ def _rollout(arguments: Arguments) -> int:
     from upstreamd.rollout.journal import opened
     from upstreamd.rollout.stop import AwayError, StopError, UsageError, WordsError
 
+    if arguments.forget and arguments.dry_run:
+        end(Ending.WRONG, "--dry-run has nothing to tell of --forget; leave out one of them")
     config = read(arguments.config)
     _known(config, arguments.service)
     try:
@@ -152,7 +154,7 @@ def _with(journal: Journal, config: Config, arguments: Arguments) -> int:
         return _told(arguments, {"service": service, "result": "forgotten"}, f"the rollout of {service}: {what}")
     if arguments.resume and left is None:
         raise UsageError(f"there is no rollout of {service} to go on with: {journal.path} does not exist")
-    if left is not None and not arguments.resume and not arguments.dry_run:
+    if left is not None and not arguments.resume:
         done = f"{left.done} of {len(left.entries)} updated"
         raise UsageError(f"a rollout of {service} ended before its end, {done}; go on with --resume, or --forget it")
     admin = _Admin(config.admin)
@@ -166,11 +168,11 @@ def _with(journal: Journal, config: Config, arguments: Arguments) -> int:
         rollout = resumed(left, setting)
     else:
         rollout = begun(service, _driver(arguments), _options(arguments), setting)
+    if not arguments.resume:
+        rollout.check()
     if arguments.dry_run:
         lines = rollout.described()
         return _told(arguments, {"service": service, "plan": lines}, "\n".join(lines))
-    if not arguments.resume:
-        rollout.begin()
     return _carried_out(rollout, arguments)
 
 

@@ -38,6 +38,9 @@ class Beside:
             named = ", ".join(strangers) or "none"
             raise UsageError(f"no container of {compose.name} is an instance of {sidecar.service} ({named})")
 
+    def check(self, view: View) -> None:
+        """As Engine: new containers come first, so nobody is missed."""
+
     def described(self) -> list[str]:
         """What it would do, a line each."""
         leaving, parts = self._left()

@@ -24,6 +24,9 @@ class Gated:
         self._voice = voice
         self._old = {entry.key for entry in progress.entries}
 
+    def check(self, view: View) -> None:
+        """As Engine: new tasks come first, so nobody is missed."""
+
     def described(self) -> list[str]:
         """What it would do, a line each."""
         lines, size, number = [], self._options.batch, len(self._progress.entries)

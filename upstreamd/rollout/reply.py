@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
-from upstreamd.rollout.stop import StopError, WordsError
+from upstreamd.rollout.stop import StopError, UsageError, WordsError
 
 PATIENCE = 10.0
 _OK = 200
@@ -41,3 +41,11 @@ def expect(url: str) -> None:
         raise StopError(f"{url} does not answer: {getattr(error, 'reason', error)}") from error
     if status != _OK:
         raise StopError(f"{url} answers {status}, not {_OK}")
+
+
+def expect_before(url: str) -> None:
+    """As `expect`, before anything is updated: raises UsageError, for better now than with the first one updated."""
+    try:
+        expect(url)
+    except StopError as error:
+        raise UsageError(f"--probe {error}, before anything is updated; mend it, or leave out --probe") from error

@@ -12,7 +12,7 @@ from typing import Protocol
 from upstreamd.rollout import foretold, reply
 from upstreamd.rollout.drivers.gate import Gate
 from upstreamd.rollout.journal import DONE, DRAINING, FAILED, UPDATING, VERIFYING, WAITING, Entry, Journal, Progress
-from upstreamd.rollout.plan import Options, in_batches
+from upstreamd.rollout.plan import Options, in_batches, leaves_somebody
 from upstreamd.rollout.rotation import away, is_out, may_change_places, not_out, not_served, serves
 from upstreamd.rollout.running import Process, Running, Tell, end_leftover
 from upstreamd.rollout.seen import View
@@ -52,6 +52,12 @@ class Rolling:
         self._voice = voice
         self._writing = Lock()
         self._handed_over_at: float | None = None
+
+    def check(self, view: View) -> None:
+        """Raises UsageError where the gate has no hold of somebody, or a first step would take everybody out."""
+        targets = [entry.endpoint for entry in self._progress.entries]
+        self._gate.check(view, targets)
+        leaves_somebody(view, self._progress.service, targets, self._options.batch)
 
     def described(self) -> list[str]:
         """What it would do, a line each."""

@@ -21,7 +21,7 @@ LEAVING = ("draining", "drained")
 class Seen:
     """One instance. `well`: it serves, or would if its version were the active one. `probe` is the result of its last
     probe ("" where there was none) and `probe_reason` why, `probed` when that stood (seconds on the sidecar's wall
-    clock)."""
+    clock). `source` names it like "consul" or "consul:SERVICE"."""
 
     endpoint: str
     id: str
@@ -33,6 +33,7 @@ class Seen:
     probe: str = ""
     probed: float = 0.0
     probe_reason: str = ""
+    source: str = ""
 
     @property
     def passes(self) -> bool:
@@ -91,4 +92,5 @@ def _seen(said: dict[str, Any], at: float, split: dict[str, int]) -> Seen:
         probe=probe.get("result", ""),
         probed=at - probe["age_seconds"] if probe else 0.0,
         probe_reason=probe.get("reason", ""),
+        source=said["source"],
     )

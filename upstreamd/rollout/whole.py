@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from upstreamd.config import ConsulAgent
+from upstreamd.rollout import reply
 from upstreamd.rollout.drivers.gate import Drain, Gate
 from upstreamd.rollout.journal import DONE, WAITING, Entry, Journal, Progress
-from upstreamd.rollout.plan import Options, chosen, leaves_somebody
+from upstreamd.rollout.plan import Options, chosen
 from upstreamd.rollout.seen import LEAVING, View
 from upstreamd.rollout.sidecar import Admin, Sidecar
 from upstreamd.rollout.stop import UsageError
@@ -20,6 +21,9 @@ from upstreamd.rollout.telling import Voice
 
 class Engine(Protocol):
     """One way to carry a rollout out."""
+
+    def check(self, view: View) -> None:
+        """Raises UsageError where a first step would be refused."""
 
     def described(self) -> list[str]:
         """What it would do, a line each."""
@@ -46,28 +50,29 @@ class Setting:
 class Rollout:
     """What goes on, or would; made by `begun` and `resumed`."""
 
-    def __init__(self, progress: Progress, engine: Engine, setting: Setting) -> None:
+    def __init__(self, progress: Progress, engine: Engine, sidecar: Sidecar, journal: Journal) -> None:
         self.progress = progress
         self._engine = engine
-        self._setting = setting
+        self._sidecar = sidecar
+        self._journal = journal
 
     def described(self) -> list[str]:
         """What it would do, a line each."""
         return self._engine.described()
 
-    def begin(self) -> None:
-        """Raises UsageError where the first steps of a new one would take everybody out; then nothing is begun."""
-        if self.progress.driver["name"] == "exec":
-            options = Options.read(self.progress.options)
-            sidecar = Sidecar(self._setting.admin, self.progress.service, options.timeout)
-            targets = [entry.endpoint for entry in self.progress.entries]
-            leaves_somebody(sidecar.look(), self.progress.service, targets, options.batch)
+    def check(self) -> None:
+        """Of a new one: raises UsageError where it would stop with the first instance; nothing is begun."""
+        view = self._sidecar.look()
+        self._engine.check(view)
+        probe = Options.read(self.progress.options).probe
+        if probe and any(each.well for each in view.instances):  # where nobody serves, the update is to mend that
+            reply.expect_before(probe)
 
     def run(self) -> None:
         """To its end, after which the journal is gone. Raises StopError where it stops before."""
-        self._setting.journal.save(self.progress)
+        self._journal.save(self.progress)
         self._engine.run()
-        self._setting.journal.remove()
+        self._journal.remove()
 
     def back(self) -> str:
         """How to go back, where it has stopped."""
@@ -106,7 +111,7 @@ def begun(service: str, driver: dict[str, Any], options: Options, setting: Setti
         raise UsageError(f"{service} has no instances to update but what drains already; undrain it, or use --only")
     entries = [Entry(each.endpoint, each.id, each.version) for each in found]
     progress = Progress(service, driver, asdict(options), entries)
-    return Rollout(progress, _engine(sidecar, progress, setting), setting)
+    return Rollout(progress, _engine(sidecar, progress, setting), sidecar, setting.journal)
 
 
 def resumed(progress: Progress, setting: Setting) -> Rollout:
@@ -117,7 +122,7 @@ def resumed(progress: Progress, setting: Setting) -> Rollout:
     for entry in progress.entries:
         if entry.phase != DONE:
             _follow(entry, view)
-    return Rollout(progress, _engine(sidecar, progress, setting), setting)
+    return Rollout(progress, _engine(sidecar, progress, setting), sidecar, setting.journal)
 
 
 def _follow(entry: Entry, view: View) -> None:

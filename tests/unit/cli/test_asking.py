@@ -35,9 +35,9 @@ HEAVY = SERVERS | {
 
 @pytest.fixture
 async def shown() -> AsyncIterator[LookedAt]:
-    """A sidecar with one instance, which has been applied, and is not switched."""
-    async with looked_at(member(0)) as one:
-        one.applied(1, "10.0.0.1", cause="upstreamd has started")
+    """A sidecar with two instances, which have been applied, and is not switched."""
+    async with looked_at(member(0), member(1)) as one:
+        one.applied(1, "10.0.0.1", "10.0.0.2", cause="upstreamd has started")
         yield one
 
 

@@ -11,8 +11,9 @@ from urllib.parse import quote, urlencode, urlsplit
 from upstreamd.config import ConsulAgent
 from upstreamd.errors import ConfigError, DiscoveryError
 from upstreamd.rollout.journal import Entry
+from upstreamd.rollout.seen import View
 from upstreamd.rollout.sidecar import Sidecar
-from upstreamd.rollout.stop import StopError, WordsError
+from upstreamd.rollout.stop import StopError, UsageError, WordsError
 
 if TYPE_CHECKING:  # what asks Consul is imported where it is asked
     from upstreamd.discover.consul_transport import Agent
@@ -42,6 +43,16 @@ class Maintenance:
             )
         if urlsplit(self._url).scheme not in ("http", "https"):
             raise WordsError(f"--consul {self._url}: give the agent's URL, like http://127.0.0.1:8500")
+
+    def check(self, view: View, endpoints: Sequence[str]) -> None:
+        """As Gate."""
+        for endpoint in endpoints:
+            seen = view.find(endpoint)
+            if seen is not None and seen.source.partition(":")[0] != "consul":
+                raise UsageError(
+                    f"{endpoint} comes from the source {seen.source}, not from Consul, so it has no maintenance mode;"
+                    " leave out --consul"
+                )
 
     def take_out(self, sidecar: Sidecar, entry: Entry) -> None:
         """As Gate. The last instance that serves stays: Consul would not mind."""

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from upstreamd.rollout.journal import Entry
+from upstreamd.rollout.seen import View
 from upstreamd.rollout.sidecar import Sidecar
 
 
 class Gate(Protocol):
-    """Both raise StopError."""
+    """What takes out, puts back or hands over raises StopError."""
 
     taking: str
     """What a plan says of taking out."""
@@ -18,6 +19,9 @@ class Gate(Protocol):
     """What a plan says of putting back."""
     hands_over: bool
     """Whether it can do both in one step."""
+
+    def check(self, view: View, endpoints: Sequence[str]) -> None:
+        """Raises UsageError where one of these cannot be taken out by it; better now than once others are updated."""
 
     def take_out(self, sidecar: Sidecar, entry: Entry) -> None:
         """Ask that it gets no new requests."""
@@ -39,6 +43,9 @@ class Drain:
     taking = "drain"
     returning = "undrain"
     hands_over = True
+
+    def check(self, view: View, endpoints: Sequence[str]) -> None:
+        """As Gate: upstreamd can drain whomever it discovers."""
 
     def take_out(self, sidecar: Sidecar, entry: Entry) -> None:
         """As Gate."""
