@@ -80,6 +80,13 @@ async def test_a_failing_update_stops_the_rollout_and_it_goes_on(nginx_binary: s
             assert (plan.code, first in plan.out, second in plan.out, third in plan.out) == (0, False, True, True), plan
             both = await stack.order("rollout", "app_servers", "--forget", "--dry-run")
             assert (both.code, "--dry-run has nothing to tell of --forget" in both.err) == (2, True), both
+            strange = tmp_path / "strange.json"
+            journal = (tmp_path / "state" / "rollout-app_servers.json").read_text()
+            strange.write_text(journal.replace('"service": "app_servers"', '"service": "other"'))
+            for verb in ("--resume", "--forget"):
+                said = await stack.order("rollout", "app_servers", verb, "--journal", str(strange))
+                assert (said.code, "is the journal of a rollout of other" in said.err) == (1, True), said
+            assert strange.exists()
             (tmp_path / "broken").unlink()
             said = await stack.order("rollout", "app_servers", "--resume")
             assert said.code == 0, said.err
@@ -93,7 +100,8 @@ async def test_a_failing_update_stops_the_rollout_and_it_goes_on(nginx_binary: s
 
 async def test_killed_in_the_middle_it_goes_on_where_it_was(nginx_binary: str, tmp_path: Path) -> None:
     """kill -9 while a command runs: --resume ends the command that was left, begins that update anew, and leaves
-    alone what was done. Meanwhile a second rollout is refused, and says whose process is in the way."""
+    alone what was done. Meanwhile a second rollout is refused, with another journal too, and says which process is in
+    the way."""
     async with serving(nginx_binary, tmp_path, 3) as (stack, fleet):
         first, second, third = fleet.endpoints
         before = fleet.pids()
@@ -107,8 +115,9 @@ async def test_killed_in_the_middle_it_goes_on_where_it_was(nginx_binary: str, t
             deploy = Deploy(stack, "--exec", command)
             try:
                 await eventually(lambda: slow.exists() and slow.read_text(), "the slow update to begin")
-                other = await stack.order("rollout", "app_servers", "--exec", command)
-                assert (other.code, f"under way (process {deploy.pid})" in other.err) == (1, True), other
+                for journal in ((), ("--journal", str(tmp_path / "journal.json"))):
+                    other = await stack.order("rollout", "app_servers", "--exec", command, *journal)
+                    assert (other.code, f"under way (process {deploy.pid})" in other.err) == (1, True), other
             finally:
                 deploy.kill()
             left = int(slow.read_text())

@@ -107,6 +107,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 
 
 def _rollout(arguments: Arguments) -> int:
+    from upstreamd.rollout.alone import alone
     from upstreamd.rollout.journal import opened
     from upstreamd.rollout.stop import AwayError, StopError, UsageError, WordsError
 
@@ -115,7 +116,7 @@ def _rollout(arguments: Arguments) -> int:
     config = read(arguments.config)
     _known(config, arguments.service)
     try:
-        with opened(_journal(config, arguments), arguments.service) as journal:
+        with alone(arguments.service, config.admin.listen), opened(_journal(config, arguments)) as journal:
             return _with(journal, config, arguments)
     except WordsError as error:
         end(Ending.WRONG, str(error))
@@ -148,6 +149,8 @@ def _with(journal: Journal, config: Config, arguments: Arguments) -> int:
     from upstreamd.rollout.whole import Setting, begun, resumed
 
     service, left = arguments.service, journal.load()
+    if left is not None and left.service != service:
+        raise UsageError(f"{journal.path} is the journal of a rollout of {left.service}; name another with --journal")
     if arguments.forget:
         journal.remove()
         what = "is forgotten; what it drained stays so" if left else "there was none"

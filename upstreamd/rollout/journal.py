@@ -1,4 +1,4 @@
-"""How far a rollout has come, on disk: it survives kill -9, and no two rollouts of one service go on at a time."""
+"""How far a rollout has come, on disk: it survives kill -9, and no two rollouts use one file at a time."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Journal:
 
 
 @contextlib.contextmanager
-def opened(path: Path, service: str) -> Iterator[Journal]:
+def opened(path: Path) -> Iterator[Journal]:
     """The journal at `path`, locked. Raises UsageError where it cannot be, or another rollout holds it."""
     lock = path.with_name(f"{path.name}.lock")
     try:
@@ -115,7 +115,10 @@ def opened(path: Path, service: str) -> Iterator[Journal]:
         except BlockingIOError as error:
             file.seek(0)
             who = file.read(32).strip()
-            raise UsageError(f"another rollout of {service} is under way (process {who or 'unknown'})") from error
+            raise UsageError(
+                f"{path} is the journal of another rollout, which is under way (process {who or 'unknown'}); name"
+                " another with --journal FILE"
+            ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

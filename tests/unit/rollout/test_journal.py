@@ -20,7 +20,7 @@ def progress() -> Progress:
 
 def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
     """All of it, and nothing is left beside the file."""
-    with opened(tmp_path / "rollout.json", "app") as journal:
+    with opened(tmp_path / "rollout.json") as journal:
         assert journal.load() is None
         journal.save(progress())
         found = journal.load()
@@ -33,9 +33,9 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
 def test_two_rollouts_exclude_each_other(tmp_path: Path) -> None:
     """The second is told which process holds the journal; afterwards it may have it."""
     path = tmp_path / "rollout.json"
-    with opened(path, "app"), pytest.raises(UsageError, match=r"another rollout of app is under way \(process \d+\)"):
-        opened(path, "app").__enter__()
-    with opened(path, "app"):
+    with opened(path), pytest.raises(UsageError, match=r"of another rollout, which is under way \(process \d+\)"):
+        opened(path).__enter__()
+    with opened(path):
         pass
 
 
@@ -53,4 +53,4 @@ def test_a_file_that_is_no_journal_is_named(tmp_path: Path, text: str) -> None:
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     """And the option that names another."""
     with pytest.raises(UsageError, match="name a journal that can with --journal FILE"):
-        opened(tmp_path / "none" / "rollout.json", "app").__enter__()
+        opened(tmp_path / "none" / "rollout.json").__enter__()
