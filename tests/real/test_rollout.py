@@ -164,19 +164,27 @@ async def test_a_command_that_hits_another_instance_stops_it(nginx_binary: str, 
 
 
 async def test_a_restarted_sidecar_is_waited_for(nginx_binary: str, tmp_path: Path) -> None:
-    """The sidecar is killed and started by the update command itself: the rollout goes on."""
+    """The sidecar is killed during an update: the rollout says once that it waits and why, once that it is back, and
+    goes on."""
     async with serving(nginx_binary, tmp_path, 2) as (stack, fleet):
         before = fleet.pids()
         go, there = tmp_path / "go", tmp_path / "there"
         command = fleet.scripted("(HERE / 'there').touch()\nwhile not (HERE / 'go').exists(): time.sleep(0.01)")
-        rollout = asyncio.create_task(stack.order("rollout", "app_servers", "--exec", command))
-        await eventually(there.exists, "the first update")
-        stack.sidecar.kill()
-        go.touch()
-        await asyncio.sleep(0.5)  # the rollout may well look in vain meanwhile; it need not
-        stack.sidecar.start()
-        said = await rollout
-        assert said.code == 0, said.err
+        deploy = Deploy(stack, "--exec", command)
+        try:
+            await eventually(there.exists, "the first update")
+            stack.sidecar.kill()
+            go.touch()
+            await eventually(lambda: "waiting for upstreamd" in deploy.said(), "the rollout to miss it")
+            stack.sidecar.start()
+            assert await asyncio.to_thread(deploy.wait) == 0, deploy.said()
+        finally:
+            deploy.kill()
+        waits, back = [line for line in deploy.said().splitlines() if "upstreamd" in line]
+        listen = f"127.0.0.1:{stack.sidecar.admin}"
+        why = f"upstreamd cannot be reached at {listen}: nothing listens there; start it with `upstreamd run`"
+        assert waits.startswith(f"waiting for upstreamd, up to 60s: {why}")
+        assert back == "upstreamd is back and ready; going on"
         assert all(fleet.pid(endpoint) != before[endpoint] for endpoint in fleet.endpoints)
 
 

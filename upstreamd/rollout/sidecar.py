@@ -37,13 +37,18 @@ class _NotDoneError(StopError):
 
 
 class Sidecar:
-    """One service of the sidecar behind `admin`. What does not answer is tried again for `patience` seconds."""
+    """One service of the sidecar behind `admin`. What does not answer is tried again for `patience` seconds; `say` is
+    told once that it is waited for, and once that it is back."""
 
-    def __init__(self, admin: Admin, service: str, patience: float, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, admin: Admin, service: str, patience: float, say: Callable[[str], None], clock: Clock = time.monotonic
+    ) -> None:
         self.service = service
         self.patience = patience
         self.clock = clock
         self._admin = admin
+        self._say = say
+        self._waits = False
 
     def drain(self, endpoint: str) -> bool:
         """Take an instance out; False where nobody names it. Raises StopError where that is refused."""
@@ -71,12 +76,14 @@ class Sidecar:
             try:
                 document = self._admin.ask("/v1/status")
                 if document["ready"]:
+                    self._back()
                     return view(document, self.service)
                 why = f"upstreamd is not ready: {document['reason']}"
             except AwayError as error:
                 why = str(error)
             except RefusedError as error:
                 raise StopError(str(error)) from error
+            self._away(why)
             if self.clock() > until:
                 raise StopError(f"{why}; given up after {self.patience:g}s")
             time.sleep(BETWEEN_TRIES)
@@ -114,8 +121,19 @@ class Sidecar:
                     raise _NotDoneError(sentence, error.kind, unanswered=unanswered) from error
             except AwayError as error:
                 unanswered = True
+                self._away(str(error))
                 if self.clock() > until:
                     raise StopError(str(error)) from error
             else:
                 return
             time.sleep(BETWEEN_TRIES)
+
+    def _away(self, why: str) -> None:
+        if not self._waits:
+            self._waits = True
+            self._say(f"waiting for upstreamd, up to {self.patience:g}s: {why}")
+
+    def _back(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._say("upstreamd is back and ready; going on")

@@ -100,7 +100,7 @@ class Rollout:
 
 def begun(service: str, driver: dict[str, Any], options: Options, setting: Setting) -> Rollout:
     """A new one. Raises UsageError where it makes no sense, StopError where the sidecar cannot tell."""
-    sidecar = Sidecar(setting.admin, service, options.timeout)
+    sidecar = Sidecar(setting.admin, service, options.timeout, setting.say)
     found = chosen(sidecar.look(), service, options)
     # an orchestrator ends these already, or an operator has them out for a reason of his own
     left = [each for each in found if each.state in LEAVING and each.endpoint not in options.only]
@@ -117,7 +117,7 @@ def begun(service: str, driver: dict[str, Any], options: Options, setting: Setti
 def resumed(progress: Progress, setting: Setting) -> Rollout:
     """The one that `progress` tells of. Raises as `begun` does."""
     options = Options.read(progress.options)
-    sidecar = Sidecar(setting.admin, progress.service, options.timeout)
+    sidecar = Sidecar(setting.admin, progress.service, options.timeout, setting.say)
     view = sidecar.look()
     for entry in progress.entries:
         if entry.phase != DONE:

@@ -86,7 +86,7 @@ def test_of_containers_that_go_what_is_left_is_told(tmp_path: Path) -> None:
     more = {OLD: [each.id for each in entries]}
     progress = Progress("app", {}, asdict(Options()), entries, more=more)
     engine = Beside(
-        Sidecar(admin, "app", 0.3),
+        Sidecar(admin, "app", 0.3, said.append),
         Compose("compose.yaml", "app", 9.0),
         Journal(tmp_path / "journal.json"),
         progress,
@@ -109,7 +109,7 @@ def test_of_tasks_that_go_what_is_left_is_told(tmp_path: Path) -> None:
     entries = [Entry(A), Entry(B), Entry(C)]
     progress = Progress("app", {}, asdict(Options()), entries)
     engine = Gated(
-        Sidecar(admin, "app", 0.3),
+        Sidecar(admin, "app", 0.3, said.append),
         Swarm("web", "app:2", 9.0),
         Journal(tmp_path / "journal.json"),
         progress,

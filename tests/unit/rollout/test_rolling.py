@@ -42,7 +42,7 @@ def rolling(
     progress = Progress("app", {}, asdict(Options(**options, timeout=0.3)), [Entry(each) for each in entries])
     update = Noted()
     engine = Rolling(
-        Sidecar(admin, "app", 0.3),
+        Sidecar(admin, "app", 0.3, said.append),
         Drain(),
         update,
         Journal(root / "journal.json"),
@@ -261,3 +261,26 @@ def test_whom_no_source_names_any_more_is_passed_over(tmp_path: Path) -> None:
     assert B not in update.made
     assert f"[2/2] {B} is named by no source any more, and is passed over" in said
     assert [entry.phase for entry in entries] == [DONE, DONE]
+
+
+def test_a_sidecar_that_is_away_is_told_of_once_and_so_is_its_return(tmp_path: Path) -> None:
+    """However often it is asked in vain, and whatever the reasons were, up to the moment it is ready; later again."""
+    admin = StagedAdmin(A, B)
+    engine, _, _, said = rolling(admin, tmp_path, [A])
+    ask, asked = admin.ask, 0
+
+    def flapping(path: str) -> dict[str, object]:
+        nonlocal asked
+        asked += 1
+        if asked in (1, 2, 5):
+            raise AwayError(f"nothing listens, {asked}")
+        return {**ask(path), "ready": asked != 3, "reason": "no source has answered"}
+
+    admin.ask = flapping  # type: ignore[method-assign]  # as a process that is restarted
+    engine.run()
+    assert [line for line in said if "upstreamd" in line] == [
+        "waiting for upstreamd, up to 0.3s: nothing listens, 1",
+        "upstreamd is back and ready; going on",
+        "waiting for upstreamd, up to 0.3s: nothing listens, 5",
+        "upstreamd is back and ready; going on",
+    ]
