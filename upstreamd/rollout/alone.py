@@ -68,6 +68,8 @@ def _holder(service: str, admin: Listen) -> str:
         except OSError:
             return "its process cannot be told"  # it has ended meanwhile, or is about to listen
     pid, user, _ = _CREDENTIALS.unpack(said)
+    if not pid:
+        return "a process of another container"  # its pid means nothing here
     return f"process {pid}" if user == os.geteuid() else f"process {pid} of {_named(user)}"
 
 

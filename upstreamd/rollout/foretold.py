@@ -28,10 +28,7 @@ def steps(parts: Iterable[Sequence[Entry]], view: View, gate: Gate, update: Desc
     has_left = False
     for part, following in zip(turns, [*turns[1:], []], strict=True):
         if not all(entry.phase == VERIFYING for entry in part):
-            leave = (
-                "wait until {} is safe to stop" if has_left else f"{gate.taking} {{}}, wait until it is safe to stop"
-            )
-            lines += [leave.format(entry.endpoint) for entry in part]
+            lines += [_leaving(entry, gate, has_left=has_left) for entry in part]
             lines += [update.described(entry) for entry in part]
         lines += [f"wait until {entry.endpoint}, or what comes in its place, is healthy" for entry in part]
         lines += [f"expect 200 of {options.probe}"] if options.probe else []
@@ -43,6 +40,12 @@ def steps(parts: Iterable[Sequence[Entry]], view: View, gate: Gate, update: Desc
         else:
             lines += [f"{gate.returning} {entry.endpoint}, wait until nginx serves it" for entry in part]
     return lines
+
+
+def _leaving(entry: Entry, gate: Gate, *, has_left: bool) -> str:
+    if has_left:
+        return f"wait until {entry.endpoint} is safe to stop"
+    return f"{gate.taking} {entry.endpoint}, wait until it is safe to stop"
 
 
 def _well(view: View, part: Sequence[Entry]) -> View:
