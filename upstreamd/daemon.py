@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -58,6 +59,7 @@ def run(path: Path) -> int:
     configure(config.log)
     _use_every_descriptor()
     sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.freeze()  # what is imported lasts as long as the process, and need not be looked at again
     uvloop.run(Daemon(path, config).run())
     return 0
 

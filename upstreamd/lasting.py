@@ -28,9 +28,15 @@ class Lasting:
         """These are the endpoints now."""
         now = frozenset(endpoints)
         if len(now ^ self._endpoints) * PART > max(len(now), FEW):
+            if len(self._endpoints) > FEW:
+                gc.unfreeze()
             self._endpoints = now
             self._moves = True
-            gc.unfreeze()
+
+    def watched(self) -> None:
+        """They are watched now; what that took lasts as long as they do."""
+        if self._moves and len(self._endpoints) > FEW:
+            gc.freeze()
 
     def rest(self) -> None:
         """Everything that was new of the endpoints has been probed and served."""

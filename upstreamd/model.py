@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from operator import attrgetter
@@ -61,6 +62,12 @@ class Instance:
 _FIELDS = attrgetter(*(field.name for field in fields(Instance)))
 RANK = attrgetter("rank")
 """The order of instances as a key."""
+_WORKED_OUT = attrgetter("endpoint", "rank")
+
+
+def work_out(instances: Iterable[Instance]) -> None:
+    """Have what is computed once of each instance computed now: it takes 3 us each, where a thread has the time."""
+    deque(map(_WORKED_OUT, instances), maxlen=0)
 
 
 @dataclass(frozen=True, slots=True)

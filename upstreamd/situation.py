@@ -172,6 +172,7 @@ class Situation:
             self._checker.watch(wanted)
             if self._evidence is not None:
                 self._evidence.watch(wanted)
+        self.lasting.watched()
 
 
 def _draining(claims: Sequence[Claim]) -> dict[tuple[Endpoint, str], float]:
@@ -187,17 +188,18 @@ def _tell(before: SourceState, after: SourceState) -> None:
     """One line that says which instances a source names more, fewer, or otherwise than before."""
     known, named = _known(before), _known(after)
     was, now = _by_key(known - named), _by_key(named - known)
-    changes = [f"+{service} {endpoint}" for service, endpoint in sorted(now.keys() - was.keys())]
-    changes += [f"-{service} {endpoint}" for service, endpoint in sorted(was.keys() - now.keys())]
+    changes = [("+{} {}", key, "") for key in sorted(now.keys() - was.keys())]
+    changes += [("-{} {}", key, "") for key in sorted(was.keys() - now.keys())]
     for key in sorted(was.keys() & now.keys()):
         if now[key].draining and not was[key].draining:
-            changes.append(f"drains {key[0]} {key[1]}")
+            changes.append(("drains {} {}", key, ""))
         elif now[key].withheld and not was[key].withheld:
-            changes.append(f"holds back {key[0]} {key[1]}: {now[key].withheld}")
+            changes.append(("holds back {} {}: {}", key, now[key].withheld))
+    told = [form.format(*key, why) for form, key, why in changes[:NAMED]]
     if len(changes) > NAMED:
-        changes = [*changes[:NAMED], f"and {len(changes) - NAMED} more"]
-    if changes:
-        log.info("%s: %s", after.name, ", ".join(changes))
+        told.append(f"and {len(changes) - NAMED} more")
+    if told:
+        log.info("%s: %s", after.name, ", ".join(told))
 
 
 def _known(state: SourceState) -> frozenset[Instance]:

@@ -45,6 +45,17 @@ def test_a_large_set_is_frozen_once_it_serves() -> None:
     assert gc.get_freeze_count() > 0
 
 
+def test_what_is_watched_is_frozen_while_its_first_probes_run() -> None:
+    """A large set that has come is looked at no more although it does not serve yet; a small one is left alone."""
+    lasting = Lasting()
+    lasting.look(endpoints(0, 900))
+    lasting.watched()
+    assert gc.get_freeze_count() == 0
+    lasting.look(endpoints(0, 5000))
+    lasting.watched()
+    assert gc.get_freeze_count() > 0
+
+
 def test_a_set_that_has_changed_much_is_looked_at_again() -> None:
     """When a quarter of it has come or gone, all is given back to the collector until the new set serves."""
     lasting = Lasting()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -21,6 +23,9 @@ Key = tuple[str, Endpoint]
 
 RETRY = 1.0
 """Seconds. A probe that told nothing is repeated within this time, or within the interval if that is shorter."""
+
+AT_ONCE = 1000
+"""Endpoints that are added before the event loop gets its turn: they take 5 ms."""
 
 BURSTS = 4
 """So many times an interval an endpoint may be probed because of doubts."""
@@ -54,13 +59,15 @@ class Checker:
         self._settings = dict(services)
         self._plans = {name: self._plan(name, settings) for name, settings in services.items()}
         self._watched: dict[str, dict[Endpoint, Watched]] = {name: {} for name in services}
+        self._coming: dict[str, deque[Endpoint]] = {name: deque() for name in services}
+        self._adding: asyncio.Handle | None = None
         self._rounds: dict[str, float] = {}
 
     def watch(self, endpoints: Mapping[str, Iterable[Endpoint]]) -> None:
         """Makes `endpoints` the complete set that is watched.
 
-        New ones are probed at once, `rise` times back to back while they pass; missing ones are forgotten.
-        Raises ValueError for a service without settings.
+        New ones are probed at once, `rise` times back to back while they pass; missing ones are forgotten. Of very many
+        new ones some are added in the next turns of the event loop. Raises ValueError for a service without settings.
         """
         unknown = endpoints.keys() - self._watched.keys()
         if unknown:
@@ -69,14 +76,19 @@ class Checker:
             wanted = dict.fromkeys(endpoints.get(service, ()))
             for endpoint in watched.keys() - wanted.keys():
                 self._wheel.drop(watched.pop(endpoint))
-            for endpoint in wanted:
-                if endpoint not in watched:
+            missing = [endpoint for endpoint in wanted if endpoint not in watched]
+            for endpoint in missing:
+                if (service, endpoint) in self._known:  # without a gap in what is known of it
                     watched[endpoint] = self._add(service, endpoint)
+            self._coming[service] = deque(endpoint for endpoint in missing if endpoint not in watched)
         self._known.clear()  # of what comes back later nothing is known any more
-        rate = sum(len(watched) / self._settings[service].interval for service, watched in self._watched.items())
+        rate = sum(
+            (len(watched) + len(self._coming[service])) / self._settings[service].interval
+            for service, watched in self._watched.items()
+        )
         self._rounds = {service: round_width(settings.interval, rate) for service, settings in self._settings.items()}
         self._wheel.set_keep_limit()
-        self._wheel.wake()
+        self._add_some()
 
     def health(self, service: str, endpoint: Endpoint) -> Health | None:
         """What is known of the endpoint; None where it is not watched."""
@@ -105,7 +117,7 @@ class Checker:
 
         Each is healthy or unhealthy, or has failed at least once while checking.
         """
-        return all(watched.is_settled for watched in self._watched[service].values())
+        return not self._coming[service] and all(watched.is_settled for watched in self._watched[service].values())
 
     def probe_soon(self, service: str, endpoint: Endpoint) -> None:
         """Probes the endpoint now, or right after the probe that is running; nothing where it is not watched."""
@@ -143,6 +155,8 @@ class Checker:
         try:
             await self._wheel.run()
         finally:
+            if self._adding is not None:
+                self._adding.cancel()
             for watched in self._all():
                 watched.prober.close()
             self._wheel.readiness.close()
@@ -155,11 +169,26 @@ class Checker:
         secure = tls.context(service, settings) if settings.scheme == "https" else None
         return HttpPlan(settings, self._wheel.readiness, secure)
 
+    def _add_some(self) -> None:
+        """Adds AT_ONCE of those that are coming, and more in the next turn."""
+        if self._adding is not None:
+            self._adding.cancel()
+        room = AT_ONCE
+        for service, coming in self._coming.items():
+            watched = self._watched[service]
+            while coming and room:
+                room -= 1
+                endpoint = coming.popleft()
+                watched[endpoint] = self._add(service, endpoint)
+        more = any(self._coming.values())
+        self._adding = asyncio.get_running_loop().call_soon(self._add_some) if more else None
+        self._wheel.wake()
+
     def _add(self, service: str, endpoint: Endpoint) -> Watched:
         settings = self._settings[service]
-        health = self._known.pop((service, endpoint), Health())
-        is_new = health.status is Status.CHECKING
-        watched = Watched(service, endpoint, settings, Health() if is_new else health)
+        known = self._known.pop((service, endpoint), None) if self._known else None
+        is_new = known is None or known.status is Status.CHECKING
+        watched = Watched(service, endpoint, settings, Health() if known is None or is_new else known)
         watched.prober = self._prober(watched)
         watched.due = self._clock()
         if is_new:

@@ -23,12 +23,14 @@ LONGEST_IDLE = 30.0
 """Seconds. With a longer interval every probe connects anew: a firewall may forget an idle connection in silence."""
 
 _KNOWN_PER_SERVICE = 256
+_ENDPOINT = "\0"
+"""Stands for the endpoint in a request that is being prepared; no field of an operator's can hold it."""
 
 
 class HttpPlan:
     """What the probes of one service have in common."""
 
-    __slots__ = ("_known", "expectation", "keeps", "readiness", "settings", "tls")
+    __slots__ = ("_around_host", "_known", "expectation", "keeps", "readiness", "settings", "tls")
 
     def __init__(self, settings: HealthSettings, readiness: Readiness, tls: ssl.SSLContext | None) -> None:
         self.settings = settings
@@ -36,13 +38,18 @@ class HttpPlan:
         self.tls = tls
         self.expectation = Expectation(settings)
         self.keeps = settings.connection == "keep-alive" and settings.interval <= LONGEST_IDLE
+        self._around_host = self._parts()
         self._known: dict[tuple[bytes, bytes], KnownAnswer] = {}
 
     def request(self, endpoint: Endpoint) -> bytes:
         """The bytes of the request to `endpoint`."""
+        return str(endpoint).encode("ascii").join(self._around_host)
+
+    def _parts(self) -> tuple[bytes, ...]:
+        """What stands before and after the endpoint in each request; one part where the Host is the operator's."""
         settings = self.settings
         fields = {
-            "Host": str(endpoint),
+            "Host": _ENDPOINT,
             "User-Agent": "upstreamd",
             "Accept": settings.expect_content_type or "*/*",
             "Accept-Encoding": "identity",
@@ -54,7 +61,7 @@ class HttpPlan:
         for name, value in settings.headers:
             fields[own.get(name.lower(), name)] = value
         lines = [f"{settings.method} {settings.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-        return "\r\n".join([*lines, "", ""]).encode("ascii")
+        return tuple("\r\n".join([*lines, "", ""]).encode("ascii").split(_ENDPOINT.encode("ascii")))
 
     def learn(self, data: bytes, answer: Answer, verdict: Verdict) -> KnownAnswer | None:
         """The known answer like these bytes; endpoints that answer alike share one. None where it cannot be known."""

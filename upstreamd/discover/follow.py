@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from upstreamd.discover.source import Discoverer
 from upstreamd.errors import DiscoveryError
-from upstreamd.model import Answer, Clock, Instance, Skipped, Snapshot, SourceState
+from upstreamd.model import Answer, Clock, Instance, Skipped, Snapshot, SourceState, work_out
 
 Publish = Callable[[SourceState], None]
 OnError = Callable[[str, str], None]
@@ -69,14 +69,17 @@ class _Comparison:
         """`answer`, with the instances of `known` where they are equal."""
         if self._answer is None or answer is not self._given:
             self._given = self._answer = answer
-            if known is not None and len(answer.instances) > _COMPARED_AT_ONCE:
-                self._answer = await asyncio.to_thread(_with_known, known.instances, answer)
+            if len(answer.instances) > _COMPARED_AT_ONCE:
+                instances = known.instances if known is not None else frozenset()
+                self._answer = await asyncio.to_thread(_with_known, instances, answer)
         return self._answer
 
 
 def _with_known(known: frozenset[Instance], answer: Answer) -> Answer:
     same = {instance: instance for instance in known}
-    return replace(answer, instances=frozenset(same.get(instance, instance) for instance in answer.instances))
+    instances = frozenset(same.get(instance, instance) for instance in answer.instances)
+    work_out(instances)
+    return replace(answer, instances=instances)
 
 
 def _nobody(_source: str, _kind: str) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -248,3 +249,33 @@ async def test_ten_thousand_endpoints_are_watched_in_a_moment() -> None:
         assert time.process_time() - begun < 0.1
         assert len(record.checker.snapshot()) == 10_000
         await asyncio.sleep(0)
+
+
+def strangers(count: int) -> list[Endpoint]:
+    """Loopback endpoints at which nobody listens."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    return [Endpoint(f"127.1.{number >> 8}.{number & 255}", port) for number in range(count)]
+
+
+async def test_very_many_that_come_at_once_leave_the_loop_its_turns() -> None:
+    """Some are watched at once and the others soon; whoever is gone again by then is never asked."""
+    endpoints = strangers(3500)
+    async with checking(HealthSettings(interval=3600.0, fall=1), *endpoints) as record:
+        await asyncio.sleep(0)
+        assert 0 < len(record.checker.healths("app")) < 3500
+        assert not record.checker.settled("app")
+        record.checker.watch({"app": endpoints[:3000]})
+        await until(lambda: record.checker.settled("app"))
+        told = [endpoint for _, endpoint, health in record.changes if health.status is Status.UNHEALTHY]
+        assert sorted(told) == sorted(endpoints[:3000])
+
+
+async def test_of_very_many_that_were_known_nothing_is_forgotten_for_a_moment() -> None:
+    """A configuration that is read again finds every instance as healthy as it was."""
+    endpoints = strangers(3500)
+    known = {("app", endpoint): Health(Status.HEALTHY) for endpoint in endpoints}
+    async with checking(HealthSettings(interval=3600.0), *endpoints, known=known) as record:
+        assert list(record.checker.healths("app").values()) == [Health(Status.HEALTHY)] * 3500
+        assert record.checker.settled("app")
