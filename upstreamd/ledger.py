@@ -32,6 +32,11 @@ def unchanged(entries: Collection[Entry]) -> str:
     return "the same servers as before"
 
 
+def failure(entries: Collection[Entry]) -> Outcome | None:
+    """What keeps the first service that waits for its retry from being applied."""
+    return next((entry.failure for entry in entries if entry.failure is not None), None)
+
+
 @dataclass(slots=True)
 class Entry:
     """One service. `upstream` and `document` are wanted; `serving` is what nginx is known to serve, with its

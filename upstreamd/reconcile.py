@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from copy import copy
 
 from upstreamd.apply import Transaction
-from upstreamd.config import Config, ServiceSettings
-from upstreamd.errors import RenderError
+from upstreamd.choosing import Choosing
+from upstreamd.config import Config
+from upstreamd.drawing import Drawing, Progress
 from upstreamd.ledger import CONFIRMED, Entry, unchanged
 from upstreamd.model import (
     Clock,
@@ -21,15 +21,13 @@ from upstreamd.model import (
     OutcomeKind,
     Snapshot,
     Status,
-    Upstream,
 )
 from upstreamd.pace import Changes, Pace
-from upstreamd.picture import Picture, ServiceView
-from upstreamd.render import document
+from upstreamd.picture import Picture
 from upstreamd.resolving import Resolving
 from upstreamd.situation import Situation
 from upstreamd.standing import Standing
-from upstreamd.state import Saved, marker_on_disk
+from upstreamd.state import Saved
 from upstreamd.telling import Telling
 from upstreamd.watching import Watching
 
@@ -39,10 +37,6 @@ DRIFT_INTERVAL = 10.0
 BETWEEN_LOOKS = 0.05
 """Seconds between looks at whether what waits is due: more that comes can make it urgent, or complete."""
 SOURCES_PATIENCE = 5.0
-RENDER_IN_THREAD = 200
-"""Servers from which rendering is done beside the event loop, which must not stall the probes."""
-DECIDE_IN_THREAD = 1000
-"""Instances from which a decision is made beside the event loop: it takes 4 ms for 1,000."""
 REST_AFTER = 0.05
 """Seconds after an apply in which the garbage collector is seen to: what follows from the apply comes first."""
 SPLIT_PATIENCE = 2.0
@@ -111,7 +105,6 @@ class Reconciler:
         self._waiting = Changes(clock(), clock())
         self._outcome: Outcome | None = None
         self._settling = True
-        self._alarm: asyncio.TimerHandle | None = None
         self._watching: Watching = Watching(
             transaction,
             self._entries,
@@ -121,12 +114,16 @@ class Reconciler:
             departed=departed,
             before=before._watching if before is not None else None,  # noqa: SLF001 - our own predecessor
         )
+        self._choosing = Choosing(
+            self._entries, situation=self.situation, telling=telling, clock=clock, again=self._wake
+        )
+        self._drawing = Drawing(self._entries, resolving=resolving, situation=self.situation, watching=self._watching)
         resolving.attach(
-            decide=self._decided,
+            decide=self._choosing.decide,
             number=self._next,
             record=self._resolved,
             telling=telling,
-            look=self._tell_sources,
+            look=self._choosing.tell_sources,
             publishes=self._watching.publishes,
             serving=last_good,
         )
@@ -220,38 +217,15 @@ class Reconciler:
             await self._keep(self.carried())
 
     def picture(self) -> Picture:
-        """Everything as it stands, for those who only look; decided afresh, applied nowhere."""
-        return self._picture(_drawn(self._sketches()))
+        """Everything as it stands, for those who only look."""
+        return self._drawing.picture(self._progress())
 
     async def picture_beside(self) -> Picture:
         """As `picture`; where instances are many it is drawn beside the event loop."""
-        sketches = self._sketches()
-        if sum(len(self.situation.claims(name)) for name in sketches) <= DECIDE_IN_THREAD:
-            return self._picture(_drawn(sketches))
-        return self._picture(await asyncio.to_thread(_drawn, sketches))
+        return await self._drawing.picture_beside(self._progress)
 
-    def _sketches(self) -> dict[str, Callable[[], ServiceView]]:
-        """What draws each service as things stand now; in any thread."""
-        reloaded = {entry.name: self._sketch(copy(entry)) for entry in self._entries}
-        return reloaded | self._resolving.sketches(self.situation.case)
-
-    def _sketch(self, entry: Entry) -> Callable[[], ServiceView]:
-        decide = self.situation.case(entry.settings, entry.last_good)
-        return lambda: entry.view(decide())
-
-    def _picture(self, services: dict[str, ServiceView]) -> Picture:
-        ready, reason = self._readiness()
-        return Picture(
-            services=self._watching.marked(services),
-            sources=self.situation.sources,
-            probes=self.situation.probes,
-            nginx=self._watching.view,
-            outcome=self._failure() or self._outcome,
-            ready=ready,
-            reason=reason,
-            pending=self._changed.is_set() or self._failure() is not None or self._resolving.pending,
-            resolved=self._resolving.names,
-        )
+    def _progress(self) -> Progress:
+        return Progress(self._outcome, self._changed.is_set(), self._settling)
 
     def _wake(self) -> None:
         self._changes += 1
@@ -282,18 +256,8 @@ class Reconciler:
             entry.forgive()
         self._wake()
 
-    def _failure(self) -> Outcome | None:
-        """What keeps the first service that waits for its retry from being applied."""
-        return next((entry.failure for entry in self._entries if entry.failure is not None), None)
-
     def _decide(self, entry: Entry) -> Decision:
         return self.situation.decide(entry.settings, entry.last_good)
-
-    async def _decided(self, settings: ServiceSettings, before: Upstream | None) -> Decision:
-        """Who serves the service now; a large set is decided on beside the loop."""
-        if len(self.situation.claims(settings.name)) <= DECIDE_IN_THREAD:
-            return self.situation.decide(settings, before)
-        return await asyncio.to_thread(self.situation.case(settings, before))
 
     async def _first_look(self) -> None:
         """Hold the first decision until sources and first probes have spoken, or the first instance that passes
@@ -354,23 +318,11 @@ class Reconciler:
                 raise
 
     async def _choose(self) -> bool:
-        """Decide on every service and render what is new; returns whether an instance that nginx serves must leave."""
+        """Decide on every service; returns whether an instance that nginx serves must leave."""
         self._chosen = self._changes
-        generation = self._generation + 1
-        urgent = False
-        now = self._clock()
-        decisions = [await self._decided(entry.settings, entry.last_good) for entry in self._entries]
-        self._tell_sources()
-        self._again(decisions)
-        for entry, decision in zip(self._entries, decisions, strict=True):
-            urgent = urgent or entry.loses(decision)
-            entry.decided(decision, now)
-            self._telling.decided(decision)
-            if decision.upstream is not None and decision.upstream != entry.upstream:
-                entry.cause = self._telling.chosen(entry.name, entry.serving, decision.upstream)
-                await self._render(entry, decision.upstream, generation)
-            else:
-                self._telling.settled(decision)
+        urgent = await self._choosing.choose(self._generation + 1)
+        made = (entry.document.generation for entry in self._entries if entry.document is not None)
+        self._generation = max(self._generation, *made, 0)
         return urgent
 
     async def _apply(self, due: Sequence[Entry], changes: Changes, *, urgent: bool) -> None:
@@ -386,38 +338,6 @@ class Reconciler:
             return
         self._record(outcome, due, changes)
         self._watching.soon()
-
-    def _tell_sources(self) -> None:
-        self._telling.sources(self.situation.sources.values())
-
-    def _again(self, decisions: list[Decision]) -> None:
-        """Wake when a decision will be another one by itself."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        moments = [decision.again_at for decision in decisions if decision.again_at is not None]
-        wait = min(moments, default=0.0) - self._clock()
-        self._alarm = asyncio.get_running_loop().call_later(wait, self._wake) if moments else None
-
-    async def _render(self, entry: Entry, upstream: Upstream, generation: int) -> None:
-        """Bring the service's document up to date; the same text keeps its generation."""
-        output = entry.settings.output
-        on_disk = marker_on_disk(output) if entry.document is None else None
-        try:
-            if len(upstream.servers) > RENDER_IN_THREAD:
-                new = await asyncio.to_thread(document, upstream, output, generation)
-            else:
-                new = document(upstream, output, generation)
-            if new.digest == entry.digest:  # back to what nginx serves, after something it refused
-                new = document(upstream, output, entry.generation)
-            elif on_disk is not None and on_disk.digest == new.digest:
-                new = document(upstream, output, on_disk.generation)
-        except RenderError as error:
-            log.error("%s is left as it is: %s", output, error)  # noqa: TRY400 - the sentence says all there is to know
-            return
-        entry.upstream = upstream
-        if entry.document is None or entry.document.digest != new.digest:
-            entry.document = new
-            self._generation = max(self._generation, new.generation)
 
     def _record(self, outcome: Outcome, due: Sequence[Entry], changes: Changes) -> None:
         now = self._clock()
@@ -447,25 +367,3 @@ class Reconciler:
             sentence = "nginx serves generation %d after %.0f ms: %s"
             log.info(sentence, generation, duration, difference, extra={"context": fields})
             self._unkept.set()
-
-    def _readiness(self) -> tuple[bool, str]:
-        wanted = [entry.digest for entry in self._entries if entry.upstream is not None]
-        wanted += self._resolving.digests()
-        if wanted and all(wanted):
-            saved = ", ".join(self.situation.saved_only())
-            return True, f"serving the saved set of {saved}, which has not answered since start" if saved else ""
-        if self._settling:
-            return False, "waiting for the sources and the first probes"
-        failure = self._failure()
-        return False, f"{failure.kind}: {failure.detail}" if failure is not None else self._nobody()
-
-    def _nobody(self) -> str:
-        """Why nobody is to serve."""
-        if any(self.situation.claims(name) for name in self.services):
-            return "no instance is healthy yet"
-        refused = any(state.skipped for state in self.situation.sources.values())
-        return "every instance that was named is refused" if refused else "no source has named an instance yet"
-
-
-def _drawn(sketches: Mapping[str, Callable[[], ServiceView]]) -> dict[str, ServiceView]:
-    return {name: draw() for name, draw in sketches.items()}
