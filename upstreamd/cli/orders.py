@@ -9,7 +9,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask
-from upstreamd.cli.asking import asking
+from upstreamd.cli.asking import asking, require_service
 from upstreamd.cli.command import (
     Arguments,
     Command,
@@ -125,10 +125,7 @@ def _declare_gate(parser: argparse.ArgumentParser) -> None:
 def _wait(arguments: Arguments) -> int:
     reached = access(arguments.config)
     service, wanted = arguments.service, int(arguments.healthy)
-    if service not in reached.services:
-        from upstreamd.objections import near
-
-        end(Ending.NO, f"there is no service {service}{near(service, reached.services)}")
+    require_service(service, reached.services)
     counted = 0
 
     def enough(document: Document | None) -> bool:
