@@ -102,7 +102,10 @@ async def test_orders_that_would_do_harm_or_mean_nobody_are_refused(nginx_binary
                     "green of app_servers has 0 healthy of 1 instances, and 1 must be",
                 ),
                 (("rollback", "app_servers"), "was never switched"),
-                (("rollback", "app_servers", "--to", "999"), "generation 999 of app_servers is not known"),
+                (
+                    ("rollback", "app_servers", "--to", "999"),
+                    "generation 999 of app_servers is not known; its last ones are: ",
+                ),
                 (("wait", "app_servers", "--healthy", "2", "--timeout", "200ms"), "nginx serves 1 healthy instances"),
             ):
                 said = await stack.order(*words)
