@@ -237,7 +237,7 @@ class Reconciler:
 
     def _sketch(self, entry: Entry) -> Callable[[], ServiceView]:
         decide = self.situation.case(entry.settings, entry.last_good)
-        return lambda: entry.view(decide())
+        return lambda: entry.view(decide(), self._unavailable)
 
     def _picture(self, services: dict[str, ServiceView]) -> Picture:
         ready, reason = self._readiness()
@@ -457,7 +457,11 @@ class Reconciler:
         if self._settling:
             return False, "waiting for the sources and the first probes"
         failure = self._failure()
-        return False, f"{failure.kind}: {failure.detail}" if failure is not None else self._nobody()
+        if failure is None and wanted and self._outcome is not None and self._outcome.kind not in CONFIRMED:
+            failure = self._outcome
+        if failure is not None:
+            return False, f"{failure.kind}: {failure.detail}"
+        return False, "nginx is not known yet to serve what is decided" if wanted else self._nobody()
 
     def _nobody(self) -> str:
         """Why nobody is to serve."""
