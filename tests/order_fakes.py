@@ -9,17 +9,21 @@ from upstreamd.model import Endpoint
 
 
 class RememberedOrders:
-    """Takes every order, unless `refusal` says why not."""
+    """Takes every order, unless `refusal` says why not; only `refusals` times where those are counted."""
 
     def __init__(self) -> None:
         self.given: list[tuple[object, ...]] = []
         self.refusal: OrderError | None = None
+        self.refusals: int | None = None
 
     def _take(self, *order: object) -> Mapping[str, object]:
+        if self.refusals == 0:
+            self.refusal = None
         if self.refusal is not None:
+            self.refusals = None if self.refusals is None else self.refusals - 1
             raise self.refusal
         self.given.append(order)
-        return {"order": order[0], "service": order[1]}
+        return {"order": order[0], "service": order[1], "number": 0}
 
     def drain(self, service: str, endpoint: Endpoint, *, force: bool, by: str) -> Mapping[str, object]:
         """Remember a drain."""

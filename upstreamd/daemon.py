@@ -92,7 +92,9 @@ class Daemon:
         self._events = Events(time.time)
         self._history = History(config.state.dir, time.time)
         self._telling = Telling(self._events, self._history, self._split)
-        self._ordering = Ordering(self._events, clock=self._clock, wall=time.time)
+        self._ordering = Ordering(
+            self._events, clock=self._clock, wall=time.time, generations=self._history.generations
+        )
         self._partnership: Partnership | None = None
         self._probation = Probation(self._ordering, self._events, self._reported)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import dataclass
 
-from upstreamd.ledger import Entry, failure
+from upstreamd.ledger import CONFIRMED, Entry, failure
 from upstreamd.model import Outcome
 from upstreamd.picture import Picture, ServiceView
 from upstreamd.resolving import Resolving
@@ -58,7 +58,7 @@ class Drawing:
 
     def _sketch(self, entry: Entry) -> Callable[[], ServiceView]:
         decide = self._situation.case(entry.settings, entry.last_good)
-        return lambda: entry.view(decide())
+        return lambda: entry.view(decide(), self._situation.unavailable)
 
     def _picture(self, services: dict[str, ServiceView], progress: Progress) -> Picture:
         ready, reason = self._readiness(progress)
@@ -83,8 +83,13 @@ class Drawing:
             return True, f"serving the saved set of {saved}, which has not answered since start" if saved else ""
         if progress.settling:
             return False, "waiting for the sources and the first probes"
-        failed = failure(self._entries)
-        return False, f"{failed.kind}: {failed.detail}" if failed is not None else self._nobody()
+        last = progress.outcome
+        failed = failure(self._entries) or (
+            last if wanted and last is not None and last.kind not in CONFIRMED else None
+        )
+        if failed is not None:
+            return False, f"{failed.kind}: {failed.detail}"
+        return False, "nginx is not known yet to serve what is decided" if wanted else self._nobody()
 
     def _nobody(self) -> str:
         """Why nobody is to serve."""

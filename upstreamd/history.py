@@ -128,6 +128,10 @@ class History:
         """Every generation that is known, newest first."""
         return tuple(reversed(self._known))
 
+    def generations(self, service: str) -> tuple[int, ...]:
+        """Those known in which something was changed of `service`, newest first."""
+        return tuple(each.generation for each in reversed(self._known) if service in each.services)
+
     def find(self, service: str, generation: int) -> Change | None:
         """The change that `service` had in force in `generation`; None where that is forgotten or never was."""
         if not self._known or not self._known[0].generation <= generation <= self._known[-1].generation:

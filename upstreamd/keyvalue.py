@@ -89,6 +89,10 @@ class KeyValue(Transport):
             raise self._malformed(content) from error
         return Listing(entries, found)
 
+    async def look(self, key: str) -> None:
+        """Ask for one key, whether it is there or not: refused where it may not be read, which `keys` leaves out."""
+        await self._send("GET", self._path(key), [])
+
     async def write(self, key: str, value: bytes, *, index: int) -> bool:
         """Replace the value, if it is still the one of `index` (0: if there is none); False where it is not."""
         _, _, said = await self._send("PUT", self._path(key), [("cas", str(index))], value)

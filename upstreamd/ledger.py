@@ -37,6 +37,20 @@ def failure(entries: Collection[Entry]) -> Outcome | None:
     return next((entry.failure for entry in entries if entry.failure is not None), None)
 
 
+def as_served(view: ServiceView, serving: Upstream | None, unavailable: Endpoint) -> ServiceView:
+    """`view`, decided, as nginx is known to serve it: whoever is in `serving` counts as serving, and nobody else.
+    `unavailable`, which answers 503 where nobody is healthy, is no server that is kept."""
+    served = endpoints(serving)
+    members = tuple(
+        member
+        if member.serving is (member.instance.endpoint in served)
+        else member._replace(serving=not member.serving)
+        for member in view.decision.members
+    )
+    kept = sorted(served - {unavailable, *(member.instance.endpoint for member in members)})
+    return replace(view, decision=replace(view.decision, members=members), kept=tuple(map(str, kept)))
+
+
 @dataclass(slots=True)
 class Entry:
     """One service. `upstream` and `document` are wanted; `serving` is what nginx is known to serve, with its
@@ -137,21 +151,7 @@ class Entry:
         healthy = {each.instance.endpoint for each in decision.members if each.state is State.HEALTHY}
         return not self.serving.endpoints <= decision.upstream.endpoints | healthy
 
-    def view(self, decision: Decision) -> ServiceView:
-        """The service for those who look: an instance counts as serving where nginx is known to serve it."""
-        served = endpoints(self.serving)
-        members = tuple(
-            member
-            if member.serving is (member.instance.endpoint in served)
-            else member._replace(serving=not member.serving)
-            for member in decision.members
-        )
-        kept = served - {member.instance.endpoint for member in members}
-        return ServiceView(
-            replace(decision, members=members),
-            self.generation,
-            self.digest,
-            self.applied_at,
-            tuple(str(endpoint) for endpoint in sorted(kept)),
-            self.restored_at,
-        )
+    def view(self, decision: Decision, unavailable: Endpoint) -> ServiceView:
+        """The service for those who look; `unavailable` as in `as_served`."""
+        view = ServiceView(decision, self.generation, self.digest, self.applied_at, restored_at=self.restored_at)
+        return as_served(view, self.serving, unavailable)

@@ -17,7 +17,7 @@ from upstreamd.reconcile import Reconciler
 from upstreamd.standing import Standing
 from upstreamd.underway import UnderWay
 
-DRAIN, UNDRAIN, SWITCH, ROLLBACK = "drain", "undrain", "switch", "rollback"
+DRAIN, UNDRAIN, HANDOVER, SWITCH, ROLLBACK = "drain", "undrain", "handover", "switch", "rollback"
 ELSEWHERE = "change ordered on another machine"
 """As an operator is told of it where his own order has to wait for it."""
 
@@ -27,14 +27,18 @@ def _nobody(_service: str, _what: str) -> None:
 
 
 class Ordering:
-    """Takes orders (upstreamd.orders.Orders); `wall` is the wall clock, both clocks in seconds.
+    """Takes orders (upstreamd.orders.Orders); `wall` is the wall clock, both clocks in seconds; `generations` are those
+    of a service that are known, newest first.
 
     An order is written down, in the state that survives, before anything follows from it. `attach` gives the
     reconciler of the configuration in force; before that every order is refused as busy.
     """
 
-    def __init__(self, events: Events, *, clock: Clock, wall: Callable[[], float]) -> None:
+    def __init__(
+        self, events: Events, *, clock: Clock, wall: Callable[[], float], generations: Callable[[str], Sequence[int]]
+    ) -> None:
         self._events = events
+        self._generations = generations
         self._wall = wall
         self._reconciler: Reconciler | None = None
         self._under_way = UnderWay(clock)
@@ -115,14 +119,14 @@ class Ordering:
         who, now = by or "an operator", self._wall()
         drains = [Drain(service, each.instance.endpoint, each.instance.id, who, now) for each in leaving]
         tried = Standing(self._wall, self._standing.drains, self._standing.all_versions)
-        _turned(tried, service, back, drains)
+        tried.hand_over(service, back, drains)
         would = self._present().decide(service, tried)
         objections.leaves_somebody(would, leaving, forcible=False)
-        _turned(self._standing, service, back, drains)
+        self._standing.hand_over(service, back, drains)
         for endpoint in back:
-            self._noted(service, UNDRAIN, f"{endpoint} is put back by {who}", endpoint)
+            self._noted(service, UNDRAIN, f"{endpoint} is put back by {who}", endpoint, given=HANDOVER)
         for endpoint in out:
-            self._noted(service, DRAIN, f"{endpoint} is drained by {who}", endpoint)
+            self._noted(service, DRAIN, f"{endpoint} is drained by {who}", endpoint, given=HANDOVER)
         self._enforced(service, f"{_listed(back)} put back and {_listed(out)} drained by {who}")
         return self._told(service)
 
@@ -238,9 +242,9 @@ class Ordering:
         self._noted(service, verb, what, endpoint)
         self._enforced(service, what)
 
-    def _noted(self, service: str, verb: str, what: str, endpoint: Endpoint | None) -> None:
+    def _noted(self, service: str, verb: str, what: str, endpoint: Endpoint | None, *, given: str = "") -> None:
         self._events.publish(Kind.ORDER, what, service=service, instance=str(endpoint) if endpoint else "")
-        self._under_way.add(service, verb, endpoint)
+        self._under_way.add(service, verb, endpoint, given=given)
 
     def _enforced(self, service: str, what: str) -> None:
         self._share(service, what)
@@ -256,8 +260,9 @@ class Ordering:
         last = self._present().generation
         number = versions.at(generation) if 1 <= generation <= last else None
         if number is None:
+            known = ", ".join(map(str, self._generations(service)[: objections.MOST_NAMED])) or "none"
             raise OrderError(
-                f"generation {generation} of {service} is not known; the last one is {last}, the one before {last - 1}",
+                f"generation {generation} of {service} is not known; its last ones are: {known} (`upstreamd history`)",
                 kind="unknown",
             )
         return number
@@ -284,14 +289,6 @@ class Ordering:
         versions = Versions().turned(split, 0, "")
         tried = Standing(self._wall, standing.drains, {**standing.all_versions, service: versions})
         return self._present().decide(service, tried)
-
-
-def _turned(standing: Standing, service: str, back: Iterable[Endpoint], out: Iterable[Drain]) -> None:
-    """Have these orders in `standing`."""
-    for endpoint in back:
-        standing.undrain(service, endpoint)
-    for drain in out:
-        standing.drain(drain)
 
 
 def _listed(endpoints: Iterable[Endpoint]) -> str:

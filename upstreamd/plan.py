@@ -27,7 +27,8 @@ MOST_SHOWN = 10
 
 class Plan(NamedTuple):
     """What `run` would do now: the unified diff, sentences on who was found and who would not serve, and a sentence
-    for everything that stands in the way (a source out of reach, a result that nginx refuses)."""
+    for everything that stands in the way (a source out of reach, a result that nginx refuses or that
+    cannot be tested)."""
 
     diff: str
     notes: tuple[str, ...]
@@ -68,19 +69,19 @@ async def plan(config: Config) -> Plan:
             continue
         if service.route == "reload":
             documents.append(planned)
-    objections, untested = await _tested(documents, config.nginx)
-    return Plan("".join(diffs), (*notes, *untested), (*problems, *objections))
+    problems += await _tested(documents, config.nginx)
+    return Plan("".join(diffs), tuple(notes), tuple(problems))
 
 
-async def _tested(documents: Sequence[Document], nginx: NginxSettings) -> tuple[list[str], list[str]]:
-    """What nginx has against the documents, and why it was not asked."""
+async def _tested(documents: Sequence[Document], nginx: NginxSettings) -> list[str]:
+    """What nginx has against the documents, or why it could not be asked: what is not tested, `run` does not apply."""
     if not documents or not nginx.validate:
-        return [], []
+        return []
     try:
         refusal = await objection(documents, nginx)
     except ApplyError as error:
-        return [], [f"not tested with `nginx -t`: {error}"]
-    return ([f"nginx would refuse it: {refusal}"] if refusal else []), []
+        return [f"not tested with `nginx -t`: {error}"]
+    return [f"nginx would refuse it: {refusal}"] if refusal else []
 
 
 def _refused(source: str, skipped: Sequence[Skipped]) -> Iterator[str]:

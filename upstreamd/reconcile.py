@@ -82,8 +82,6 @@ class Reconciler:
         self._keep = keep
         self._unkept = asyncio.Event()
         self._stagger = stagger
-        listen = config.unavailable.listen
-        self._unavailable = Endpoint(listen.host, listen.port)
         last_good = saved.upstreams
         self._entries = [
             Entry(settings, serving=last_good.get(settings.name), last_good=last_good.get(settings.name))
@@ -352,7 +350,7 @@ class Reconciler:
             "cause": causes,
         }
         for entry in due:
-            entry.conclude(outcome, now, self._unavailable)
+            entry.conclude(outcome, now, self.situation.unavailable)
         if outcome.kind is not OutcomeKind.UNCHANGED:
             self._pace.ended(changes, now)
         if outcome.kind not in CONFIRMED:

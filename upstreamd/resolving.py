@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from dataclasses import replace
 from functools import partial
 
 from upstreamd.apply import Choice, Route
 from upstreamd.config import Config, ServiceSettings
 from upstreamd.errors import ApplyError
-from upstreamd.ledger import endpoints
+from upstreamd.ledger import as_served, endpoints
 from upstreamd.model import Clock, Decision, Endpoint, Outcome, State, Upstream
 from upstreamd.pace import Changes, Pace
 from upstreamd.picture import ServiceView
@@ -119,8 +120,10 @@ class Resolving:
         self, case: Callable[[ServiceSettings, Upstream | None], Callable[[], Decision]]
     ) -> dict[str, Callable[[], ServiceView]]:
         """What draws every service as decided and proved now, where `case` gives what decides; in any thread."""
+        listen = self._config.unavailable.listen
+        unavailable = Endpoint(listen.host, listen.port)
         return {
-            each.name: partial(_drawn, case(each.settings, each.serving), each.generation, each.digest, each.applied_at)
+            each.name: partial(_drawn, case(each.settings, each.serving), copy(each), unavailable)
             for each in self._services
         }
 
@@ -216,5 +219,6 @@ class Resolving:
         return True
 
 
-def _drawn(decide: Callable[[], Decision], generation: int, digest: str, applied_at: float | None) -> ServiceView:
-    return ServiceView(decide(), generation, digest, applied_at)
+def _drawn(decide: Callable[[], Decision], service: Resolved, unavailable: Endpoint) -> ServiceView:
+    view = ServiceView(decide(), service.generation, service.digest, service.applied_at)
+    return as_served(view, service.serving, unavailable)

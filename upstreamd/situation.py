@@ -37,7 +37,8 @@ class Situation:
         self.standing = standing
         self._services = {settings.name: settings for settings in config.services}
         listen = config.unavailable.listen
-        self._unavailable = Endpoint(listen.host, listen.port)
+        self.unavailable = Endpoint(listen.host, listen.port)
+        """Where our own 503 responder listens."""
         self._sources = {name: replace(SourceState(name), snapshot=known) for name, known in sources.items()}
         self._claims = Claims(owners=owners)
         self._having: Mapping[Endpoint, tuple[str, ...]] = {}
@@ -127,7 +128,7 @@ class Situation:
             claims,
             health,
             before,
-            unavailable=self._unavailable,
+            unavailable=self.unavailable,
             refused=refused,
             ejected=ejected,
             taken=self._taken(name, before),

@@ -53,6 +53,13 @@ class Standing:
         self._keep(each for each in self.drains if each not in found)
         return found
 
+    def hand_over(self, service: str, back: Iterable[Endpoint], out: Iterable[Drain]) -> None:
+        """Put instances back and take others out."""
+        for endpoint in back:
+            self.undrain(service, endpoint)
+        for drain in out:
+            self.drain(drain)
+
     def turn(self, service: str, versions: Versions) -> None:
         """Share the requests of a service so, from now on."""
         self._versions[service] = versions

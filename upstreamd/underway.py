@@ -17,11 +17,13 @@ Settled = Callable[[str, float], bool]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One that was taken at `at` (monotonic seconds); `endpoint` is None where it is about the whole service."""
+    """One that was taken at `at` (monotonic seconds); `endpoint` is None where it is about the whole service. `given`
+    is its name to whoever gave it, for one order may drain and undrain several instances."""
 
     verb: str
     at: float
-    endpoint: Endpoint | None = None
+    endpoint: Endpoint | None
+    given: str
 
     def conflicts(self, verb: str, endpoint: Endpoint | None) -> bool:
         """Whether another one has to wait until this one is applied: two instances may be drained at a time, but
@@ -44,9 +46,9 @@ class UnderWay:
         self._settled = settled
         self._orders.clear()
 
-    def add(self, service: str, verb: str, endpoint: Endpoint | None = None) -> None:
-        """One was taken now."""
-        self._orders.setdefault(service, []).append(Order(verb, self._clock(), endpoint))
+    def add(self, service: str, verb: str, endpoint: Endpoint | None = None, *, given: str = "") -> None:
+        """One was taken now; `given` is its name where that is not `verb`."""
+        self._orders.setdefault(service, []).append(Order(verb, self._clock(), endpoint, given or verb))
 
     def of(self, service: str) -> list[Order]:
         """Those that nginx has not confirmed yet."""
@@ -64,7 +66,7 @@ class UnderWay:
         for order in self.of(service):
             if order.conflicts(verb, endpoint):
                 about = f" of {order.endpoint}" if order.endpoint else ""
-                article = "an" if order.verb[0] in "aeiou" else "a"
+                article = "an" if order.given[0] in "aeiou" else "a"
                 raise OrderError(
-                    f"{article} {order.verb}{about} of {service} is being applied; try again soon", kind="busy"
+                    f"{article} {order.given}{about} of {service} is being applied; try again soon", kind="busy"
                 )

@@ -127,6 +127,11 @@ def consul_that_is_away(setup: Setup) -> None:
     setup.sections["services.app_servers.consul"] = {"service": "web"}
 
 
+def shared_orders_without_consul(setup: Setup) -> None:
+    setup.sections["consul"] = {"address": "http://127.0.0.1:1"}
+    setup.sections["state"]["backend"] = "consul"
+
+
 def docker_that_is_away(setup: Setup) -> None:
     setup.sections["docker"] = {"host": f"unix://{setup.root}/docker.sock"}
     setup.sections["services.app_servers.docker"] = {}
@@ -183,6 +188,7 @@ BROKEN: list[tuple[Callable[[Setup], None], str, str, str]] = [
     (unresolved_route, "nginx, app_servers", "has no `server app_servers.upstreamd", 'set route = "reload"'),
     (missing_directory, "services.app_servers.output", "does not exist", "create it"),
     (consul_that_is_away, "consul", "127.0.0.1:1 cannot be reached", "is the agent running"),
+    (shared_orders_without_consul, "state.backend", "127.0.0.1:1 cannot be reached", "is the agent running"),
     (docker_that_is_away, "docker", "docker.sock", ""),
     (address_outside_allow, "file", "lies outside services.app_servers.allow", "where it is meant"),
     (empty_source, "file", "names no instance", "start one"),

@@ -102,7 +102,10 @@ async def test_orders_that_would_do_harm_or_mean_nobody_are_refused(nginx_binary
                     "green of app_servers has 0 healthy of 1 instances, and 1 must be",
                 ),
                 (("rollback", "app_servers"), "was never switched"),
-                (("rollback", "app_servers", "--to", "999"), "generation 999 of app_servers is not known"),
+                (
+                    ("rollback", "app_servers", "--to", "999"),
+                    "generation 999 of app_servers is not known; its last ones are: ",
+                ),
                 (("wait", "app_servers", "--healthy", "2", "--timeout", "200ms"), "nginx serves 1 healthy instances"),
             ):
                 said = await stack.order(*words)
@@ -287,3 +290,25 @@ async def test_what_vanishes_and_returns_as_another_is_new(nginx_binary: str, tm
             stack.name(("", [a, b]))
             await eventually(lambda: stack.sidecar.states().get(a.endpoint) == "drained", "a to be drained again")
             assert set(await asyncio.to_thread(stack.ask, 10)) == {"b"}
+
+
+async def test_commands_that_follow_each_other_at_once_wait_their_turn(nginx_binary: str, tmp_path: Path) -> None:
+    """A script may drain, put back and switch without a pause: each command waits for the order before it."""
+    stack = Stack(nginx_binary, tmp_path, "reload")
+    async with apps("blue", "green") as (blue, green):
+        stack.name(("blue", [blue]), ("green", [green]))
+        async with stack.running():
+            await stack.serves(blue, green)
+            for words in (
+                ("drain", "app_servers", blue.endpoint),
+                ("undrain", "app_servers", blue.endpoint, "--wait"),
+                ("drain", "app_servers", blue.endpoint),
+                ("switch", "app_servers", "green"),
+                ("undrain", "app_servers", blue.endpoint),
+                ("switch", "app_servers", "blue"),
+                ("drain", "app_servers", green.endpoint),
+                ("rollback", "app_servers"),
+            ):
+                said = await stack.order(*words)
+                assert said.code == 0, said
+            assert stack.rotation()["split"] == {"green": 100}

@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.real.nginx_harness import Nginx
 from tests.real.resolve_harness import asking, free_udp_port, only, reloads, resolving_nginx, resolving_sidecar
-from tests.real.sidecar_harness import Load, answers, apps, beside, eventually, targets
+from tests.real.sidecar_harness import Load, Sidecar, answers, apps, beside, eventually, targets
 
 pytestmark = pytest.mark.real("nginx")
 
@@ -197,6 +199,48 @@ async def test_resolve_without_its_line_fails_aloud_and_still_writes_the_file(
             nginx.stop()
 
 
+async def test_nobody_counts_as_serving_whom_nginx_has_not_fetched(nginx_binary: str, tmp_path: Path) -> None:
+    """Healthy alone is not served: an instance counts once nginx has it, not while nginx cannot ask, and never where it
+    cannot be told; then the reason names that."""
+    port = free_udp_port()
+    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
+    nginx.seed(9)
+    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    async with apps("one", "two") as (one, two):
+        targets(tmp_path / "targets.json", one)
+        async with asking(nginx, sidecar, port):
+            assert serving(sidecar) == {one.endpoint: True}
+            workers = nginx.workers()
+            for each in workers:
+                os.kill(each, signal.SIGSTOP)
+            try:
+                targets(tmp_path / "targets.json", one, two)
+                await eventually(lambda: sidecar.states().get(two.endpoint) == "healthy", "the second to be healthy")
+                assert serving(sidecar) == {one.endpoint: True, two.endpoint: False}
+            finally:
+                for each in workers:
+                    os.kill(each, signal.SIGCONT)
+            await eventually(lambda: all(serving(sidecar).values()), "nginx to fetch the second")
+        text = sidecar.config.read_text()
+        sidecar.config.write_text(text.replace(f'"{nginx_binary}"', f'"{tmp_path}/nginx-that-is-nowhere"'))
+        shutil.rmtree(sidecar.state)
+        sidecar.start()
+        try:
+            await eventually(lambda: set(sidecar.states().values()) == {"healthy"}, "both to be healthy")
+            assert serving(sidecar) == {one.endpoint: False, two.endpoint: False}
+            unable = 'route = "resolve" cannot work'
+            await eventually(lambda: unable in str(sidecar.status().get("reason")), "the reason to be told")
+        finally:
+            sidecar.stop()
+
+
+def serving(sidecar: Sidecar) -> dict[str, bool]:
+    """Who counts as served by nginx, of all instances."""
+    services: dict[str, Any] = sidecar.status().get("services", {})  # type: ignore[assignment]  # a JSON document
+    found = services.get("app_servers", {}).get("instances", [])
+    return {f"{each['address']}:{each['port']}": each["serving"] for each in found}
+
+
 async def test_nobody_healthy_is_a_503_of_ours(nginx_binary: str, tmp_path: Path) -> None:
     """With all_unhealthy = none the only server is our own responder, told without a reload like any other."""
     port = free_udp_port()
@@ -208,6 +252,8 @@ async def test_nobody_healthy_is_a_503_of_ours(nginx_binary: str, tmp_path: Path
         async with asking(nginx, sidecar, port):
             one.healthy = False
             await answers(nginx, 503)
+            services: dict[str, Any] = sidecar.status()["services"]  # type: ignore[assignment]  # a JSON document
+            assert services["app_servers"]["kept"] == []
             one.healthy = True
             await answers(nginx, (200, "one"))
             assert reloads(nginx) == 0

@@ -43,7 +43,8 @@ def test_it_survives_a_restart(tmp_path: Path) -> None:
 
 
 def test_what_was_served_can_be_told_for_each_generation(tmp_path: Path) -> None:
-    """The whole set of any generation that is kept follows from the changes, weights included."""
+    """The whole set of any generation that is kept follows from the changes, weights included; each service has its
+    own generations."""
     history = kept(tmp_path)
     record(history, 1, one(1), one(2))
     record(history, 2, one(5), service="api")
@@ -54,6 +55,7 @@ def test_what_was_served_can_be_told_for_each_generation(tmp_path: Path) -> None
         assert known.servers("app", 3) == (one(1), one(2, weight=5))
         assert known.servers("app", 4) == (one(3),)
         assert known.servers("api", 1) is known.servers("app", 5) is known.servers("none", 2) is None
+        assert (known.generations("app"), known.generations("api"), known.generations("none")) == ((4, 3, 1), (2,), ())
         found = known.find("api", 3)
         assert found is not None
         assert found.count == 1

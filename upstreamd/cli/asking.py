@@ -1,9 +1,9 @@
-"""How a command ends that asks the sidecar and gets no answer."""
+"""How a command ends that asks the sidecar and gets no answer, or for what there is not."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from upstreamd.cli.ask import RefusedError, UnreachableError
 from upstreamd.cli.command import Arguments
@@ -26,3 +26,12 @@ def asking(perform: Callable[[Arguments], int]) -> Callable[[Arguments], int]:
             end(Ending.UNREACHABLE, str(error))
 
     return performed
+
+
+def require_service(service: str, known: Iterable[str]) -> None:
+    """Ends the command where `service` is none of the `known` ones, which it names."""
+    names = list(known)
+    if service not in names:
+        from upstreamd.objections import near  # for a typing mistake alone
+
+        end(Ending.NO, f"there is no service {service}{near(service, names)}")

@@ -42,8 +42,8 @@ DOCTOR = Command(
     "examine what stands around the sidecar; say what to mend",
     "nginx (found, running, may be signalled, takes its configuration, has what is\n"
     "recommended), the files that are written, every source, the socket of passive\n"
-    "evidence, state, admin port, token and certificates, limits and clock. Changes\n"
-    "nothing. Exit code 1 where there is a finding.",
+    "evidence, state, orders shared through Consul, admin port, token and certificates,\n"
+    "limits and clock. Changes nothing. Exit code 1 where there is a finding.",
     "upstreamd doctor -c /etc/upstreamd/upstreamd.toml",
     _declare,
     _doctor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask, order
+from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask
 from upstreamd.cli.asking import asking
 from upstreamd.cli.command import Arguments, Command
 from upstreamd.cli.configuration import access
@@ -16,6 +16,7 @@ from upstreamd.cli.orders import (
     done,
     instance_path,
     looked,
+    order_in_turn,
 )
 from upstreamd.config import AdminSettings
 
@@ -35,7 +36,7 @@ def _declare_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="return once it is so, not once it is ordered",
+        help="return once it is so, not once it is ordered; wait for other orders first",
     )
     declare_patience(parser)
 
@@ -45,7 +46,7 @@ def _drain(arguments: Arguments) -> int:
     admin = access(arguments.config).admin
     service, instance = arguments.service, arguments.instance
     begun = time.monotonic()
-    said = order(admin, f"{instance_path(service, instance)}/drain", {"force": arguments.force})
+    said = _given(admin, arguments, "drain", {"force": arguments.force})
     if not arguments.wait:
         return done(
             arguments,
@@ -56,7 +57,7 @@ def _drain(arguments: Arguments) -> int:
     def safe(found: Document | None) -> bool:
         return _is_drained(found) or (found is None and _is_forgotten(admin, instance))
 
-    found = await_answer(admin, instance_path(service, instance), safe, arguments.timeout)
+    found = await_answer(admin, instance_path(service, instance), safe, begun + arguments.timeout - time.monotonic())
     if found is None:
         end(
             Ending.NO,
@@ -73,14 +74,15 @@ def _drain(arguments: Arguments) -> int:
 def _undrain(arguments: Arguments) -> int:
     admin = access(arguments.config).admin
     service, instance = arguments.service, arguments.instance
-    said = order(admin, f"{instance_path(service, instance)}/undrain", {})
+    begun = time.monotonic()
+    said = _given(admin, arguments, "undrain", {})
     if not arguments.wait:
         return done(
             arguments,
             said,
             f"{instance} of {service} is put back; it serves as soon as it is healthy",
         )
-    found = await_answer(admin, instance_path(service, instance), _serves, arguments.timeout)
+    found = await_answer(admin, instance_path(service, instance), _serves, begun + arguments.timeout - time.monotonic())
     if found is None:
         why = _holds_back(admin, arguments)
         end(
@@ -88,6 +90,12 @@ def _undrain(arguments: Arguments) -> int:
             f"{instance} of {service} does not serve after {arguments.timeout:g}s: {why}",
         )
     return done(arguments, {**said, "state": "healthy"}, f"{instance} of {service} serves again")
+
+
+def _given(admin: AdminSettings, arguments: Arguments, verb: str, wanted: Document) -> Document:
+    """The order's answer; with `--wait` other orders are waited for too."""
+    path = f"{instance_path(arguments.service, arguments.instance)}/{verb}"
+    return order_in_turn(admin, path, wanted, arguments.timeout if arguments.wait else 0.0)
 
 
 def _states(found: Document | None) -> list[Document]:

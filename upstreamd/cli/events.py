@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from upstreamd.cli.asking import asking
+from upstreamd.cli.asking import asking, require_service
 from upstreamd.cli.command import Arguments, Command, declare_configuration, number
 from upstreamd.cli.configuration import access
 from upstreamd.cli.ending import Ending, note, say
@@ -31,11 +31,13 @@ def _declare(parser: argparse.ArgumentParser) -> None:
 
 @asking
 def _events(arguments: Arguments) -> int:
-    admin = access(arguments.config).admin
+    reached = access(arguments.config)
+    if arguments.service is not None:
+        require_service(arguments.service, reached.services)
     try:
-        for happening in follow(admin, arguments.last, lambda why: note(f"{why}; trying again")):
-            if happening.kind != "gap" and arguments.service not in (None, happening.said.get("service")):
-                continue
+        for happening in follow(
+            reached.admin, arguments.last, lambda why: note(f"{why}; trying again"), service=arguments.service
+        ):
             say(json.dumps(happening.said) if arguments.json else _line(happening))
     except KeyboardInterrupt:
         pass

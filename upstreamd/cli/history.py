@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from upstreamd.cli.ask import Document, ask_list
-from upstreamd.cli.asking import asking
+from upstreamd.cli.asking import asking, require_service
 from upstreamd.cli.command import Arguments, Command, declare_configuration, number
 from upstreamd.cli.configuration import access
 from upstreamd.cli.ending import Ending, end, note, say
@@ -44,12 +44,12 @@ def _history(arguments: Arguments) -> int:
         rows = tuple(row for generation in found for row in _rows(generation))
     except (KeyError, TypeError, AttributeError):
         end(Ending.UNREACHABLE, "what answered is not upstreamd, or of another version: its history has another form")
+    if service is not None and not found:  # what was served of one that is configured no more can still be told
+        require_service(service, reached.services)
     if arguments.json:
         say(json.dumps(found, indent=2))
     elif rows:
         say(plain(Sheet((Table(("GENERATION", "AT", "SERVICE", "SERVERS", "CHANGE", "CAUSE"), rows),))))
-    elif service is not None and service not in reached.services:
-        end(Ending.NO, f"there is no service {service}; known are {', '.join(reached.services)}")
     else:
         note("nothing has been applied yet")
     return Ending.DONE
@@ -78,8 +78,15 @@ def _change(change: Document) -> str:
 def _other(changed: Document) -> str:
     """One server that stays but is another: its weight, role or version."""
     before, after = changed["from"], changed["to"]
-    told = [f"{key} {before[key]} to {after[key]}" for key in after if before[key] != after[key]]
+    told = [f"{key} {_shown(before[key])} to {_shown(after[key])}" for key in after if before[key] != after[key]]
     return f"{changed['endpoint']} ({', '.join(told)})"
+
+
+def _shown(value: object) -> str:
+    """A weight, whether it is a backup, or a version, which may be empty."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) or "none"
 
 
 HISTORY = Command(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
-from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask
-from upstreamd.cli.asking import asking
+from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask, order
+from upstreamd.cli.asking import asking, require_service
 from upstreamd.cli.command import (
     Arguments,
     Command,
@@ -24,10 +24,13 @@ from upstreamd.config import AdminSettings
 OF_THE_WAIT = 0.05
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.05
 """Seconds between two looks; a deploy waits for every one of them."""
+BETWEEN_TRIES = 0.1
+"""Seconds until an order is given again that has to wait for another one: each try is a line of the sidecar's log."""
 PATIENCE = "60s"
 FORBEARANCE = 5.0
 """Seconds that the sidecar may not answer while it is waited for, as when it restarts."""
 NOT_FOUND = 404
+BUSY = "busy"
 
 
 def service_path(service: str) -> str:
@@ -38,6 +41,21 @@ def service_path(service: str) -> str:
 def instance_path(service: str, instance: str) -> str:
     """Where an instance is told of, and its orders go."""
     return f"{service_path(service)}/instances/{quote(instance, safe=':[]')}"
+
+
+def order_in_turn(admin: AdminSettings, path: str, said: Mapping[str, object], patience: float) -> Document:
+    """What the sidecar answers to an order, given again for `patience` seconds while another one is being applied.
+
+    Raises as `order` does, at once where `patience` is 0.
+    """
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return order(admin, path, said)
+        except RefusedError as error:
+            if error.kind != BUSY or time.monotonic() + BETWEEN_TRIES > until:
+                raise
+        time.sleep(BETWEEN_TRIES)
 
 
 def await_answer(
@@ -125,10 +143,7 @@ def _declare_gate(parser: argparse.ArgumentParser) -> None:
 def _wait(arguments: Arguments) -> int:
     reached = access(arguments.config)
     service, wanted = arguments.service, int(arguments.healthy)
-    if service not in reached.services:
-        from upstreamd.objections import near
-
-        end(Ending.NO, f"there is no service {service}{near(service, reached.services)}")
+    require_service(service, reached.services)
     counted = 0
 
     def enough(document: Document | None) -> bool:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 
 from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask
-from upstreamd.cli.asking import asking
+from upstreamd.cli.asking import asking, require_service
 from upstreamd.cli.command import Arguments, Command, declare_configuration
 from upstreamd.cli.configuration import access
-from upstreamd.cli.ending import Ending, end, say
+from upstreamd.cli.ending import Ending, say
 from upstreamd.cli.sheet import ALARM, Sheet, plain, sheet
 from upstreamd.config import AdminSettings
 from upstreamd.observe.printable import printable
@@ -39,8 +39,8 @@ def _status(arguments: Arguments) -> int:
     service = arguments.service
     try:
         document = ask(admin, PATH)
-        if service is not None and service not in document.get("services", {}):
-            end(Ending.NO, _unknown(service, list(document.get("services", {}))))
+        if service is not None:
+            require_service(service, document.get("services", {}))
         if arguments.json:
             say(json.dumps(_only(service, document), indent=2))
         elif arguments.watch:
@@ -57,15 +57,6 @@ def _only(service: str | None, document: Document) -> Document:
     if service is None:
         return document
     return {**document, "services": {name: view for name, view in document["services"].items() if name == service}}
-
-
-def _unknown(service: str, known: list[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(service, known, n=1, cutoff=0.5)
-    if near:
-        return f"there is no service {service}; did you mean {near[0]}?"
-    return f"there is no service {service}; known are {', '.join(known) or 'none'}"
 
 
 def _show(page: Sheet) -> None:

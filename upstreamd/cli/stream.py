@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from upstreamd.cli.ask import OK, UnreachableError, connect, decode, headers, reason
 from upstreamd.cli.conversation import Conversation, MalformedError
@@ -25,17 +26,20 @@ class Happening(NamedTuple):
     said: dict[str, Any]
 
 
-def follow(admin: AdminSettings, last: int, lost: Callable[[str], None]) -> Iterator[Happening]:
-    """The last `last` events, then each as it happens, for ever.
+def follow(
+    admin: AdminSettings, last: int, lost: Callable[[str], None], *, service: str | None = None
+) -> Iterator[Happening]:
+    """The last `last` events, then each as it happens, for ever; with a `service` those that concern it alone.
 
     A connection that is lost is made anew, and goes on after the event that was seen last; `lost` is told why, once an
     outage. Raises UnreachableError or RefusedError only where there never was a connection.
     """
+    path = f"{PATH}?last={last}" + (f"&service={quote(service, safe='')}" if service is not None else "")
     seen = ""
     connected = outage = False
     while True:
         try:
-            for identity, happening in _read(admin, seen, last):
+            for identity, happening in _read(admin, path, seen):
                 connected, outage = True, False
                 if identity:
                     seen = identity
@@ -52,13 +56,13 @@ def follow(admin: AdminSettings, last: int, lost: Callable[[str], None]) -> Iter
         time.sleep(RETRY)
 
 
-def _read(admin: AdminSettings, seen: str, last: int) -> Iterator[tuple[str, Happening | None]]:
+def _read(admin: AdminSettings, path: str, seen: str) -> Iterator[tuple[str, Happening | None]]:
     """The events of one connection with their identities; first of all, an empty one once it stands."""
     try:
         with connect(admin, SILENCE) as link:
             answer = Conversation(link, lambda: SILENCE)
             more = {"Last-Event-ID": seen} if seen else {}
-            answer.ask("GET", f"{PATH}?last={last}", {**headers(admin), **more})
+            answer.ask("GET", path, {**headers(admin), **more})
             if answer.status != OK:
                 decode(admin, answer, answer.body(MAX_REFUSAL))
             yield "", None

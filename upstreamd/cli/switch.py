@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import time
 
-from upstreamd.cli.ask import Document, order
+from upstreamd.cli.ask import Document
 from upstreamd.cli.asking import asking
 from upstreamd.cli.command import Arguments, Command, number, period
 from upstreamd.cli.configuration import access
 from upstreamd.cli.ending import Ending, end
-from upstreamd.cli.orders import await_answer, declare_form, done, service_path
+from upstreamd.cli.orders import await_answer, declare_form, done, order_in_turn, service_path
 from upstreamd.cli.sheet import duration
 from upstreamd.config import AdminSettings
 
 CONFIRMATION = 15.0
-"""Seconds that a switch is given until nginx is proved to have it."""
+"""Seconds that a switch is given until nginx is proved to have it, and before that until it is its turn."""
 
 
 def _declare_switch(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def _switch(arguments: Arguments) -> int:
         "min_healthy": int(arguments.min_healthy),
         "watch": arguments.auto_rollback,
     }
-    said = order(admin, f"{service_path(service)}/switch", wanted)
+    said = order_in_turn(admin, f"{service_path(service)}/switch", wanted, CONFIRMATION)
     shown = _confirmed(admin, service, said["number"])
     took = time.monotonic() - begun
     if arguments.auto_rollback:
@@ -136,7 +136,7 @@ def _rollback(arguments: Arguments) -> int:
     admin = access(arguments.config).admin
     service = arguments.service
     wanted = {} if arguments.to is None else {"generation": int(arguments.to)}
-    said = order(admin, f"{service_path(service)}/rollback", dict(wanted))
+    said = order_in_turn(admin, f"{service_path(service)}/rollback", wanted, CONFIRMATION)
     shown = _confirmed(admin, service, said["number"])
     return done(arguments, {**said, **shown}, f"{service}: back to {_shares(shown['split'])}")
 

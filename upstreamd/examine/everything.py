@@ -13,6 +13,7 @@ from upstreamd.examine.machine import machine
 from upstreamd.examine.nginx import nginx
 from upstreamd.examine.outputs import outputs
 from upstreamd.examine.passive import passive
+from upstreamd.examine.sharing import sharing
 from upstreamd.examine.sources import sources
 from upstreamd.examine.state import state
 
@@ -27,6 +28,7 @@ SUBJECTS: Mapping[str, Examination] = {
     "sources": sources,
     "passive": passive,
     "state": state,
+    "sharing": sharing,
     "admin": admin,
     "machine": machine,
 }

@@ -32,14 +32,22 @@ class Happenings:
         return (Route(READ, "/v1/events", self._stream), Route(READ, "/v1/history", self._generations))
 
     async def _stream(self, question: Question) -> Stream | web.Response:
-        """Server-sent events (HTML, 9.2): those after `Last-Event-ID`, else the last 100, or as many as `last` says."""
-        last = question.query.get("last", str(BACKLOG))
+        """Server-sent events (HTML, 9.2): those after `Last-Event-ID`, else the last 100, or as many as `last` says; of
+        one service where `service` names it."""
+        service, last = question.query.get("service"), question.query.get("last", str(BACKLOG))
         if not (last.isascii() and last.isdigit() and len(last) <= 4):
             return problem(400, f"last is the number of events to begin with, and {last[:20]!r} is none")
         seen = self._seen(question.headers.get("Last-Event-ID", ""))
         if seen is None:
-            return Stream(EVENT_STREAM, self._chunks(max(0, self._events.last - int(last)), told=True))
-        return Stream(EVENT_STREAM, self._chunks(seen, told=False))
+            return Stream(EVENT_STREAM, self._chunks(self._before(int(last), service), service, told=True))
+        return Stream(EVENT_STREAM, self._chunks(seen, service, told=False))
+
+    def _before(self, count: int, service: str | None) -> int:
+        """The number of the event that the last `count` of this service (None: of all) come after."""
+        if service is None or count == 0:
+            return max(0, self._events.last - count)
+        numbers = [event.number for event in self._events.since(0) if event.service == service]
+        return numbers[-count] - 1 if count <= len(numbers) else 0
 
     def _seen(self, identity: str) -> int | None:
         """The number of the event that a reader saw last; None where it names none of this run."""
@@ -48,13 +56,16 @@ class Happenings:
             return None
         return min(int(number), self._events.last)
 
-    async def _chunks(self, seen: int, *, told: bool) -> AsyncIterator[bytes]:
-        """`told` is True where the reader does not miss what is older than the first event it gets."""
+    async def _chunks(self, seen: int, service: str | None, *, told: bool) -> AsyncIterator[bytes]:
+        """Those of `service` (None: all); `told` is True where the reader does not miss what is older than the first
+        event it gets."""
         yield b"retry: %d\n\n" % RETRY
         async for batch in self._events.batches(seen):
             missed = batch[0].number - seen - 1
             gap = f'event: gap\ndata: {{"missed": {missed}}}\n\n' if missed and not told else ""
-            yield "".join([gap, *(self._framed(event) for event in batch)]).encode("ascii")
+            chosen = [self._framed(event) for event in batch if service in (None, event.service)]
+            if gap or chosen:  # an empty chunk would be the end
+                yield "".join([gap, *chosen]).encode("ascii")
             seen, told = batch[-1].number, False
 
     def _framed(self, event: Event) -> str:

@@ -50,7 +50,10 @@ TOLD: Mapping[tuple[str, str], Told] = {
     (READ, "/v1/status"): Told("Services, instances, sources, nginx", {JSON: schemas.STATUS}),
     (READ, _INSTANCE): Told("Why an instance is in or out", {JSON: schemas.INSTANCE_DOCUMENT}, bad=(404,)),
     (READ, "/v1/events"): Told(
-        "What happens, as server-sent events", {"text/event-stream": _TEXT}, bad=(400, 503), query={"last": _LAST}
+        "What happens, as server-sent events",
+        {"text/event-stream": _TEXT},
+        bad=(400, 503),
+        query={"last": _LAST, "service": _TEXT},
     ),
     (READ, "/v1/history"): Told(
         "Applied generations, newest first",

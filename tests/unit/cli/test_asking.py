@@ -17,6 +17,7 @@ from tests.unit.cli.test_status import speaker
 from upstreamd.cli.ask import UnreachableError, ask
 from upstreamd.config import AdminSettings
 from upstreamd.errors import OrderError
+from upstreamd.model import State
 
 INSTANCE = "10.0.0.1:3000"
 SERVERS = {"aiohttp", "asyncio", "crossplane", "importlib.metadata", "msgspec", "prometheus_client", "rich", "uvloop"}
@@ -31,6 +32,8 @@ HEAVY = SERVERS | {
     "upstreamd.objections",
 }
 """What makes a command slow to start, and is needed by none that asks and is answered."""
+
+BEING_APPLIED = "a switch of app is being applied; try again soon"
 
 
 @pytest.fixture
@@ -82,6 +85,32 @@ async def test_a_refused_order_is_exit_code_1(upstreamd: Run, shown: LookedAt, t
     shown.orders.refusal = OrderError("it is the last that serves")
     path = write_configuration(tmp_path / "upstreamd.toml", listening(shown))
     assert await upstreamd(*words.split(), "-c", str(path)) == (1, "", "it is the last that serves\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "said"),
+    [
+        (f"drain app {INSTANCE} --wait", ["drain"], "is drained and safe to stop"),
+        (f"undrain app {INSTANCE} --wait", ["undrain"], "serves again"),
+        (f"drain app {INSTANCE} --wait --timeout 50ms", [], BEING_APPLIED),
+        (f"drain app {INSTANCE}", [], BEING_APPLIED),
+        (f"undrain app {INSTANCE}", [], BEING_APPLIED),
+        ("switch app green", ["switch"], "app: all versions alike, served by nginx"),
+        ("rollback app", ["rollback"], "app: back to all versions alike"),
+    ],
+)
+async def test_who_waits_waits_for_other_orders_too(
+    upstreamd: Run, shown: LookedAt, tmp_path: Path, words: str, given: list[str], said: str
+) -> None:
+    """An order that has to wait for another one is given again, as long as its command may take; one that does not
+    wait for anything is refused at once."""
+    shown.members = (member(0, State.DRAINED if words.startswith("drain") else State.HEALTHY),)
+    shown.orders.refusal, shown.orders.refusals = OrderError(BEING_APPLIED, kind="busy"), 3
+    path = write_configuration(tmp_path / "upstreamd.toml", listening(shown))
+    ended = await upstreamd(*words.split(), "-c", str(path))
+    assert [order[0] for order in shown.orders.given] == given
+    assert ended.code == (0 if given else 1), ended.err
+    assert said in (ended.out if given else ended.err)
 
 
 async def test_a_sidecar_that_answers_is_asked_whatever_else_the_file_says(

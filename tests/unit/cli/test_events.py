@@ -14,6 +14,7 @@ from tests.page_fakes import LookedAt, looked_at, member
 from tests.unit.cli.command_line import Run, environment, write_configuration
 from tests.unit.cli.test_status import speaker
 from upstreamd.events import Kind
+from upstreamd.history import Now, Served
 
 HOSTILE = "evil \x1b[2J\n2027-01-15T08:00:00Z  apply      nothing happened"
 
@@ -79,6 +80,30 @@ async def test_json_is_an_object_a_line(shown: LookedAt, configuration: Path) ->
         shown.events.publish(Kind.APPLY, HOSTILE, service="app")
         told = json.loads(await line(process))
         assert (told["number"], told["kind"], told["text"]) == (3, "apply", HOSTILE)
+
+
+async def test_the_last_events_of_a_service_are_its_own(shown: LookedAt, configuration: Path) -> None:
+    """`--last` counts events of the service that is asked for, however many others have had since."""
+    for number in range(3):
+        shown.events.publish(Kind.APPLY, f"event {number}", service="app")
+    for number in range(30):
+        shown.events.publish(Kind.APPLY, f"other {number}", service="api")
+    async with tail(configuration, "app", "--last", "2") as process:
+        assert "event 1" in await line(process)
+        assert "event 2" in await line(process)
+
+
+@pytest.mark.parametrize("command", ["events", "events --json", "history", "history --json"])
+async def test_a_service_that_is_not_there_is_told(
+    upstreamd: Run, shown: LookedAt, configuration: Path, command: str
+) -> None:
+    """A typing mistake is no empty answer: the sentence names the nearest service, or the known ones."""
+    shown.applied(1, "10.0.0.1", cause="upstreamd has started")
+    name, *form = command.split()
+    wrong = await upstreamd(name, "ap", *form, "-c", str(configuration))
+    assert wrong == (1, "", "there is no service ap; did you mean app?\n")
+    other = await upstreamd(name, "zzz", *form, "-c", str(configuration))
+    assert other == (1, "", "there is no service zzz; known are app\n")
 
 
 async def test_discovered_text_cannot_forge_an_event(shown: LookedAt, configuration: Path) -> None:
@@ -157,6 +182,21 @@ async def test_the_history_is_a_table(upstreamd: Run, shown: LookedAt, configura
     assert oldest.endswith("upstreamd has started")
     found = json.loads((await upstreamd("history", "app", "--json", "--last", "1", "-c", str(configuration))).out)
     assert [each["generation"] for each in found] == [42]
+
+
+async def test_what_a_server_was_before_is_told_in_words(upstreamd: Run, shown: LookedAt, configuration: Path) -> None:
+    """A version where there was none, and a role, are words that a person reads."""
+    for generation, server in (
+        (1, Served("10.0.0.1", 3000)),
+        (2, Served("10.0.0.1", 3000, version="blue")),
+        (3, Served("10.0.0.1", 3000, 2, backup=True)),
+    ):
+        shown.history.record(
+            generation, {"app": Now(f"{generation:064x}", (server,), {})}, cause="", cause_id="", digest=""
+        )
+    _, third, second, _ = (await upstreamd("history", "-c", str(configuration))).out.splitlines()
+    assert "10.0.0.1:3000 (version none to blue)" in second
+    assert "10.0.0.1:3000 (weight 1 to 2, backup no to yes, version blue to none)" in third
 
 
 async def test_a_history_without_entries_says_so(upstreamd: Run, shown: LookedAt, configuration: Path) -> None:

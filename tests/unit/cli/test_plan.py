@@ -10,6 +10,8 @@ import pytest
 
 from tests.unit.cli.command_line import Run, environment
 
+NOWHERE = "nginx-that-is-nowhere"
+
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
@@ -109,11 +111,20 @@ async def test_a_missing_include_is_exit_code_2(upstreamd: Run, tmp_path: Path, 
     assert names(tmp_path) == {"nginx.conf", "targets.json", "upstreamd.toml"}
 
 
-async def test_what_keeps_the_test_from_being_made_is_told(upstreamd: Run, tmp_path: Path, port: int) -> None:
-    """Without nginx's main file the plan is a plan all the same, and says that it was not tested."""
-    ended = await upstreamd("plan", "-c", str(configure(tmp_path, port, validate="true")))
-    assert ended.code == 1
-    assert "not tested with `nginx -t`: " in ended.err
+@pytest.mark.parametrize("missing", ["nginx.conf", NOWHERE])
+async def test_what_keeps_the_test_from_being_made_is_exit_code_2(
+    upstreamd: Run, tmp_path: Path, port: int, missing: str
+) -> None:
+    """Without nginx's main file, or nginx, `run` would apply nothing: the diff is shown, but not called a plan."""
+    if missing == NOWHERE:
+        (tmp_path / "nginx.conf").write_text(f"http {{ upstream app {{ include {tmp_path}/upstream.conf; }} }}\n")
+    path = configure(tmp_path, port, validate="true")
+    ended = await upstreamd("plan", "-c", str(path), UPSTREAMD__NGINX__BINARY=NOWHERE)
+    assert ended.code == 2
+    assert f"+server 127.0.0.1:{port}" in ended.out
+    last = ended.err.splitlines()[-1]
+    assert last.startswith("not tested with `nginx -t`: ")
+    assert missing in last
 
 
 async def test_a_full_disk_is_one_sentence(tmp_path: Path, port: int) -> None:

@@ -62,7 +62,7 @@ async def test_an_order_is_passed_on_and_answered_202(path: str, body: str, orde
     async with serving(server(orders=orders)) as one:
         answer = await post(one, path, body)
     assert orders.given == [order]
-    assert (answer.status, json.loads(answer.body)) == (202, {"order": order[0], "service": "app"})
+    assert (answer.status, json.loads(answer.body)) == (202, {"order": order[0], "service": "app", "number": 0})
 
 
 @pytest.mark.parametrize(("kind", "status"), [("unknown", 404), ("refused", 409), ("busy", 409)])

@@ -113,6 +113,29 @@ async def test_a_reader_says_how_much_of_the_past_it_wants(
         assert (await stream.event())["text"] == first
 
 
+async def test_a_reader_of_one_service_gets_the_last_of_that_service(
+    shown: LookedAt, session: aiohttp.ClientSession
+) -> None:
+    """`service` chooses, and `last` counts what is chosen, however much happened elsewhere since; what others do later
+    is not told, and does not end the stream."""
+    for number in range(3):
+        shown.events.publish(Kind.APPLY, f"event {number}", service="app")
+    for number in range(200):
+        shown.events.publish(Kind.APPLY, f"other {number}", service="api")
+    for last, first in ((2, "event 1"), (50, "event 0"), (0, "new")):
+        async with following(session, f"{shown.url}v1/events?service=app&last={last}") as stream:
+            if last:
+                assert (await stream.event())["text"] == first
+                continue
+            shown.events.publish(Kind.APPLY, "another's", service="api")
+            await asyncio.sleep(0)
+            shown.events.publish(Kind.APPLY, "new", service="app")
+            assert (await stream.event())["text"] == first
+    async with following(session, f"{shown.url}v1/events?service=nobody&last=1000") as stream:
+        shown.events.publish(Kind.APPLY, "its first", service="nobody")
+        assert (await stream.event())["text"] == "its first"
+
+
 @pytest.mark.parametrize("path", ["v1/events", "v1/history"])
 @pytest.mark.parametrize("last", ["x", "-1", "1e3", "99999", "%C2%B2", ""])
 async def test_nonsense_is_refused(shown: LookedAt, session: aiohttp.ClientSession, path: str, last: str) -> None:
