@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from heapq import nsmallest
 
 from upstreamd.check import Checker, Evidence
 from upstreamd.config import Config, ServiceSettings
@@ -189,18 +190,19 @@ def _tell(before: SourceState, after: SourceState) -> None:
     """One line that says which instances a source names more, fewer, or otherwise than before."""
     known, named = _known(before), _known(after)
     was, now = _by_key(known - named), _by_key(named - known)
-    changes = [("+{} {}", key, "") for key in sorted(now.keys() - was.keys())]
-    changes += [("-{} {}", key, "") for key in sorted(was.keys() - now.keys())]
+    come, gone = now.keys() - was.keys(), was.keys() - now.keys()
+    changes = [f"+{service} {endpoint}" for service, endpoint in nsmallest(NAMED, come)]
+    changes += [f"-{service} {endpoint}" for service, endpoint in nsmallest(NAMED, gone)]
+    others = []
     for key in sorted(was.keys() & now.keys()):
         if now[key].draining and not was[key].draining:
-            changes.append(("drains {} {}", key, ""))
+            others.append(f"drains {key[0]} {key[1]}")
         elif now[key].withheld and not was[key].withheld:
-            changes.append(("holds back {} {}: {}", key, now[key].withheld))
-    told = [form.format(*key, why) for form, key, why in changes[:NAMED]]
-    if len(changes) > NAMED:
-        told.append(f"and {len(changes) - NAMED} more")
+            others.append(f"holds back {key[0]} {key[1]}: {now[key].withheld}")
+    told = [*changes, *others][:NAMED]
+    more = len(come) + len(gone) + len(others) - len(told)
     if told:
-        log.info("%s: %s", after.name, ", ".join(told))
+        log.info("%s: %s", after.name, ", ".join([*told, f"and {more} more"] if more else told))
 
 
 def _known(state: SourceState) -> frozenset[Instance]:

@@ -13,6 +13,8 @@ import selectors
 import sys
 from collections.abc import Callable
 
+from upstreamd.model import Clock
+
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 BATCH = 128
@@ -32,6 +34,8 @@ class Readiness:
         self._ready: dict[int, Ready] = {}
         self.keep_limit = 0
         """Connections are kept open between probes while at most so many sockets are open."""
+        self.behind = False
+        """Whether sockets were left that may be ready."""
 
     def may_keep(self) -> bool:
         """True where an open connection may stay open after its probe."""
@@ -65,13 +69,18 @@ class Readiness:
         with contextlib.suppress(OSError):
             self.remove(descriptor)
 
-    def serve(self) -> int:
-        """Calls back for what is ready now, without waiting; returns how many that were."""
+    def serve(self, clock: Clock, until: float) -> int:
+        """Calls back for what is ready now, without waiting, until it is so late; returns how many that were, and has
+        `behind` tell whether more may be ready."""
         found = self._poller.poll(0, BATCH)
-        for descriptor, _ in found:
+        for served, (descriptor, _) in enumerate(found):
+            if clock() > until:
+                self.behind = True
+                return served
             ready = self._ready.get(descriptor)
             if ready is not None:  # another callback may have closed it before its turn
                 ready()
+        self.behind = len(found) == BATCH
         return len(found)
 
     def close(self) -> None:

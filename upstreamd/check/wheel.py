@@ -20,8 +20,12 @@ from upstreamd.model import Clock
 STARTS = 128
 """At most so many probes are started before the event loop gets its turn."""
 
-LONGEST_START = 0.01
-"""Seconds. As STARTS: a thread of ours that computes makes each start wait for it."""
+LONGEST = 0.005
+"""Seconds for which answers are read, and probes started, before the event loop gets its turn: a thread of ours that
+computes makes each system call wait for it."""
+
+BEHINDHAND = 1.0
+"""Seconds after its deadline when a probe is ended although there are answers that nobody has read yet."""
 
 STANDSTILL = 0.02
 """Seconds. A wake-up later than this is our own standstill (stopped, or kept busy) and no endpoint's fault."""
@@ -132,8 +136,8 @@ class Wheel:
         self._timer = None
         now = self._notice_standstill()
         self._wake_at = math.inf
-        served = self.readiness.serve()
-        for watched in self._flights.expired(now):
+        served = self._serve(now)
+        for watched in self._flights.expired(now - (BEHINDHAND if self.readiness.behind else 0.0)):
             if watched in self._flights:  # an earlier one's report may have dropped it
                 watched.prober.expire(watched.settings.timeout)
         for watched in self._timetable.take_due(now + EARLY):
@@ -146,13 +150,15 @@ class Wheel:
         self._go_on(served)
 
     def _answered(self) -> None:
-        self._notice_standstill()
-        self._go_on(self.readiness.serve())
+        self._go_on(self._serve(self._notice_standstill()))
+
+    def _serve(self, now: float) -> int:
+        return self.readiness.serve(self._clock, now + LONGEST)
 
     def _go_on(self, served: int) -> None:
         """Starts what waits. The next wake-up is by the clock, and where answers come singly, by the answer."""
         started = self._start_waiting()
-        if self._waiting and len(self._flights) < self._max_in_flight:
+        if self.readiness.behind or (self._waiting and len(self._flights) < self._max_in_flight):
             self.wake()
             return
         first = self._timetable.next
@@ -188,7 +194,7 @@ class Wheel:
         """Starts the probes that wait, as far as there is room; returns how many that were."""
         room = min(STARTS, self._max_in_flight - len(self._flights))
         started = 0
-        latest = self._clock() + LONGEST_START
+        latest = self._clock() + LONGEST
         while started < room and self._waiting:
             watched = self._waiting.popleft()
             if watched.gone:

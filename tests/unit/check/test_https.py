@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import shutil
 import socket
 import ssl
@@ -194,7 +195,7 @@ async def test_an_endpoint_that_resets_just_before_the_handshake_is_a_failure_an
     with scripted(script) as server, contextlib.closing(readiness):
         connection = Connection(readiness, owner, *at(server), tls=context, name="app.internal")
         connection.open()
-        await until(lambda: readiness.serve() and owner.failures)
+        await until(lambda: readiness.serve(time.monotonic, math.inf) and owner.failures)
         assert owner.failures in ([errno.ECONNRESET], [errno.ENOTCONN])
         connection.close()
         assert not connection.is_open
