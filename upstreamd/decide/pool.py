@@ -8,6 +8,8 @@ from types import MappingProxyType
 from upstreamd.config import ServiceSettings
 from upstreamd.decide.claim import Claim
 from upstreamd.decide.degraded import FINEST, reduced
+from upstreamd.decide.last_resort import last_resort
+from upstreamd.decide.servers import servers
 from upstreamd.decide.versions import LARGEST, Split, shared
 from upstreamd.decide.warmup import STEPS, warmed
 from upstreamd.model import (
@@ -23,7 +25,6 @@ from upstreamd.model import (
     Upstream,
 )
 
-_WITHOUT_BACKUP = ("hash", "ip_hash", "random")
 _STATES = {
     Status.CHECKING: State.CHECKING,
     Status.HEALTHY: State.HEALTHY,
@@ -31,8 +32,6 @@ _STATES = {
     Status.DRAINING: State.DRAINING,
 }
 _UNKNOWN = Health()
-TOGETHER = 30.0
-"""Seconds within which instances that fail count as failing together."""
 _NONE: Mapping[Endpoint, Ejection] = MappingProxyType({})
 
 
@@ -82,22 +81,26 @@ def decide(
         )
     again_at = None
     if chosen:
-        servers, again_at, sentence = _weighted(settings, chosen, states, health, split, now)
+        serving, again_at, sentence = _weighted(settings, chosen, states, health, split, now)
     else:
-        last_good = _last_good(before, taken, idle)
-        fading = _fading(claims, health, last_good or ())
-        together = [] if last_good is None else _failed_together(settled, health)
-        if last_good and _outside(last_good, idle):
-            together = []  # what serves on is another version: it gets no company
-        servers, sentence = _last_resort(settings, claims, settled, last_good, fading, together, unavailable)
+        serving, sentence = last_resort(
+            settings,
+            claims,
+            settled,
+            health,
+            before,
+            taken=taken,
+            resting={claim.instance.endpoint for claim, _, _, _ in idle},
+            unavailable=unavailable,
+        )
     if before is None and any(_awaited(claim, health) for claim in claims):
-        servers, again_at, sentence = (), None, ""
+        serving, again_at, sentence = (), None, ""
     if sentence:
         alarms.append(sentence)
-    upstream = _upstream(settings, servers) if servers else None
-    serving = upstream.endpoints if upstream is not None else frozenset()
+    upstream = _upstream(settings, serving) if serving else None
+    served = upstream.endpoints if upstream is not None else frozenset()
     members = tuple(
-        Member(claim.instance, claim.source, state, claim.instance.endpoint in serving, reason, since)
+        Member(claim.instance, claim.source, state, claim.instance.endpoint in served, reason, since)
         for claim, state, reason, since in (
             sorted([*states, *idle], key=lambda judged: RANK(judged[0].instance)) if idle else states
         )
@@ -156,36 +159,18 @@ def _weighted(
     now: float,
 ) -> tuple[tuple[Server, ...], float | None, str]:
     """The servers with the weights they have now, when these change by themselves, and what an operator has to know."""
-    servers, again_at, sentence = _servers(settings, chosen), None, ""
+    weighted, again_at, sentence = servers(settings, chosen), None, ""
     less = {endpoint for endpoint, found in health.items() if found.degraded}
     if split is not None:
         versions = {claim.instance.endpoint: claim.instance.version for claim in chosen}
         largest = LARGEST // (STEPS if settings.slow_start else 1) // (FINEST if less else 1)
-        servers, sentence = shared(servers, versions, split, largest=largest)
+        weighted, sentence = shared(weighted, versions, split, largest=largest)
     if settings.slow_start:
         since = {claim.instance.endpoint: at for claim, state, _, at in states if state is State.HEALTHY}
-        servers, again_at = warmed(servers, since, settings.slow_start, now)
+        weighted, again_at = warmed(weighted, since, settings.slow_start, now)
     if less:
-        servers = reduced(servers, less, settings.health.degraded_weight_percent)
-    return servers, again_at, f"{settings.name}: {sentence}" if sentence else ""
-
-
-def _last_good(
-    before: Upstream | None, taken: Collection[Endpoint], idle: Sequence[_Judged]
-) -> tuple[Server, ...] | None:
-    """What may serve on of what served last: nothing that another service has now, and of versions that get no requests
-    only where nothing else is left."""
-    if before is None:
-        return None
-    known = tuple(server for server in before.servers if server.endpoint not in taken)
-    resting = {claim.instance.endpoint for claim, _, _, _ in idle}
-    return tuple(server for server in known if server.endpoint not in resting) or known
-
-
-def _outside(servers: Sequence[Server], idle: Sequence[_Judged]) -> bool:
-    """Whether one of these is of a version that gets no requests."""
-    resting = {claim.instance.endpoint for claim, _, _, _ in idle}
-    return any(server.endpoint in resting for server in servers)
+        weighted = reduced(weighted, less, settings.health.degraded_weight_percent)
+    return weighted, again_at, f"{settings.name}: {sentence}" if sentence else ""
 
 
 def _state(claim: Claim, health: Health) -> tuple[State, str, float]:
@@ -229,103 +214,7 @@ def _with_ejection(judged: _Judged, ejection: Ejection | None) -> _Judged:
     return claim, State.UNHEALTHY, ejection.reason, ejection.since
 
 
-def _servers(settings: ServiceSettings, claims: Sequence[Claim]) -> tuple[Server, ...]:
-    """The claims as servers; backups become primaries where there is no primary, and wait outside the upstream
-    where its method knows no backup (ngx_http_upstream_module: not with hash, ip_hash and random)."""
-    primaries = [claim for claim in claims if not claim.instance.backup]
-    if not primaries:
-        return tuple(sorted(_server(settings, claim, backup=False) for claim in claims))
-    if not _knows_backup(settings):
-        claims = primaries
-    return tuple(sorted(_server(settings, claim, backup=claim.instance.backup) for claim in claims))
-
-
-def _server(settings: ServiceSettings, claim: Claim, *, backup: bool) -> Server:
-    instance = claim.instance
-    return Server(
-        instance.address,
-        instance.port,
-        weight=instance.weight,
-        backup=backup,
-        max_fails=settings.max_fails,
-        fail_timeout=settings.fail_timeout,
-    )
-
-
-def _fading(
-    claims: Sequence[Claim], health: Mapping[Endpoint, Health], last_good: Sequence[Server]
-) -> tuple[Server, ...]:
-    """Last good servers that are being drained and still are healthy."""
-    leaving = {claim.instance.endpoint for claim in claims if claim.instance.draining and not claim.held}
-    return tuple(
-        server
-        for server in last_good
-        if server.endpoint in leaving and health.get(server.endpoint, _UNKNOWN).status is Status.HEALTHY
-    )
-
-
-def _failed_together(settled: Sequence[Claim], health: Mapping[Endpoint, Health]) -> list[Claim]:
-    """Instances that were healthy until shortly before the last one failed.
-
-    What makes all fail at once (a shared dependency, a wrong health path) makes them fail one after the other; without
-    this, the last to fail would be all that is left of the last good set.
-    """
-    known = [(claim, health.get(claim.instance.endpoint, _UNKNOWN)) for claim in settled]
-    failed = [(claim, found.since) for claim, found in known if found.proven and not claim.instance.withheld]
-    last = max((since for _, since in failed), default=0.0)
-    return [claim for claim, since in failed if last - since <= TOGETHER]
-
-
-def _last_resort(
-    settings: ServiceSettings,
-    claims: Sequence[Claim],
-    settled: Sequence[Claim],
-    last_good: tuple[Server, ...] | None,
-    fading: tuple[Server, ...],
-    together: Sequence[Claim],
-    unavailable: Endpoint,
-) -> tuple[tuple[Server, ...], str]:
-    """What serves where no instance is healthy, and the sentence that says so."""
-    name = settings.name
-    if fading and not settled:
-        kept = _kept(settings, fading)
-        still = (
-            "the one that still answers serves on" if len(kept) == 1 else f"the {len(kept)} that still answer serve on"
-        )
-        return kept, f"{name} has only instances that are drained; {still}"
-    if settled and settings.all_unhealthy == "all":
-        return _servers(settings, settled), (
-            f"{name} has no healthy instance; all {len(settled)} serve (all_unhealthy = all)"
-        )
-    responder = (Server(unavailable.address, unavailable.port, max_fails=0),)
-    unproven = len(settled) < sum(not claim.instance.draining for claim in claims)
-    if claims and settings.all_unhealthy == "none" and (settled or not unproven):
-        return responder, f"{name} has no healthy instance; nginx answers 503 (all_unhealthy = none)"
-    if last_good is None:
-        return (), f"{name} has no healthy instance yet; nginx keeps the configuration it has" if settled else ""
-    if not last_good:
-        return responder, f"{name} has no healthy instance, and its last good ones belong to other services now"
-    present = {claim.instance.endpoint for claim in claims if not claim.instance.draining}
-    kept_on = [server for server in last_good if server.endpoint in present] or list(last_good)
-    known = {server.endpoint for server in kept_on}
-    kept_on += [server for server in _servers(settings, together) if server.endpoint not in known]
-    kept = _kept(settings, kept_on)
-    return kept, f"{name} has no healthy instance; the last good {len(kept)} keep serving (all_unhealthy = keep)"
-
-
-def _kept(settings: ServiceSettings, servers: Sequence[Server]) -> tuple[Server, ...]:
-    """Servers of an earlier decision as the present settings can have them: never backups alone."""
-    if all(server.backup for server in servers) or not _knows_backup(settings):
-        servers = [server._replace(backup=False) for server in servers]
-    return tuple(sorted(servers))
-
-
-def _knows_backup(settings: ServiceSettings) -> bool:
-    method = settings.method if settings.layout == "upstream" else ""
-    return not method.startswith(_WITHOUT_BACKUP)
-
-
-def _upstream(settings: ServiceSettings, servers: tuple[Server, ...]) -> Upstream:
+def _upstream(settings: ServiceSettings, serving: tuple[Server, ...]) -> Upstream:
     if settings.layout == "servers":
-        return Upstream(settings.name, servers)
-    return Upstream(settings.name, servers, "upstream", settings.method, settings.keepalive, settings.zone)
+        return Upstream(settings.name, serving)
+    return Upstream(settings.name, serving, "upstream", settings.method, settings.keepalive, settings.zone)
