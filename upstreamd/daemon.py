@@ -135,23 +135,8 @@ class Daemon:
             before, transaction = self._transaction, self._same_transaction(config)
             resolving = await routed(config, transaction, stack, self._clock)
             if resolving.names or any(service.all_unhealthy == "none" for service in config.services):
-                responder = UnavailableResponder(config.unavailable.listen)
-                await responder.start()
-                stack.push_async_callback(responder.stop)
-            happenings = Happenings(self._events, self._history.newest)
-            admin = AdminServer(
-                config.admin,
-                picture=self._picture,
-                picture_beside=self._picture_beside,
-                metrics=self._metrics,
-                clock=self._clock,
-                orders=self._ordering,
-                probing=self._probing,
-                events=self._events,
-                more=(*happenings.routes(), *Page().routes()),
-            )
-            await admin.start()
-            stack.push_async_callback(admin.stop)
+                await self._answer_for_nobody(config, stack)
+            await self._administer(config, stack)
             discoverers = build(config)
             for discoverer in discoverers:
                 stack.push_async_callback(discoverer.close)
@@ -191,17 +176,7 @@ class Daemon:
             stages = Stages()
             stages.start("check", checker.run())
             stages.start("reconcile", reconciler.run())
-            stages.start("probation", self._probation.run())
-            if self._partnership is not None:
-                stages.start("sharing", self._partnership.run())
-            if config.alerts.wanted:
-                from upstreamd.observe.deliver import Alerting  # its libraries are for those who use it
-
-                stages.start("alerts", Alerting(config.alerts, self._picture_beside, self._clock).run())
-            if config.tracing.wanted:
-                from upstreamd.observe.trace import Tracing  # as above
-
-                stages.start("tracing", Tracing(config.tracing, self._events).run())
+            self._start_others(config, stages)
             if listener is not None:
                 stages.start("passive", listener.run())
             for discoverer in discoverers:
@@ -224,6 +199,43 @@ class Daemon:
                 carried = replace(reconciler.carried(), sharing=self._remembered(saved))
                 state.save(carried)
         return carried
+
+    async def _answer_for_nobody(self, config: Config, stack: contextlib.AsyncExitStack) -> None:
+        """Have a 503 answered where nginx is sent when nobody serves."""
+        responder = UnavailableResponder(config.unavailable.listen)
+        await responder.start()
+        stack.push_async_callback(responder.stop)
+
+    async def _administer(self, config: Config, stack: contextlib.AsyncExitStack) -> None:
+        """Have the admin API, the metrics and the status page answered."""
+        happenings = Happenings(self._events, self._history.newest)
+        admin = AdminServer(
+            config.admin,
+            picture=self._picture,
+            picture_beside=self._picture_beside,
+            metrics=self._metrics,
+            clock=self._clock,
+            orders=self._ordering,
+            probing=self._probing,
+            events=self._events,
+            more=(*happenings.routes(), *Page().routes()),
+        )
+        await admin.start()
+        stack.push_async_callback(admin.stop)
+
+    def _start_others(self, config: Config, stages: Stages) -> None:
+        """Start what watches over orders and tells the world, as far as the configuration wants it."""
+        stages.start("probation", self._probation.run())
+        if self._partnership is not None:
+            stages.start("sharing", self._partnership.run())
+        if config.alerts.wanted:
+            from upstreamd.observe.deliver import Alerting  # its libraries are for those who use it
+
+            stages.start("alerts", Alerting(config.alerts, self._picture_beside, self._clock).run())
+        if config.tracing.wanted:
+            from upstreamd.observe.trace import Tracing  # as above
+
+            stages.start("tracing", Tracing(config.tracing, self._events).run())
 
     def _share(
         self,
