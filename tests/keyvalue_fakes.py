@@ -54,6 +54,13 @@ class FakeKeyValue(HTTPServer):
             self.index += 1
             self._changed.notify_all()
 
+    async def wipe(self) -> None:
+        """Every key is lost; the sessions live on."""
+        async with self._changed:
+            self.keys.clear()
+            self.index += 1
+            self._changed.notify_all()
+
     async def api(self, request: web.BaseRequest) -> web.StreamResponse:
         """What the agent answers."""
         path = request.path.removeprefix("/v1/")
@@ -161,10 +168,10 @@ class SharingMachine:
             await self.partnership.close()
         assert task.cancelled()
 
-    def drain(self, address: str) -> None:
-        """An operator drains an instance here."""
+    def drain(self, address: str, what: str = "") -> None:
+        """An operator drains an instance here, and `what` is told of it."""
         self.orders.standing.drain(Drain("app", Endpoint(address, 80), by=self.node))
-        self.partnership.ordered("app", f"{address}:80 is drained by {self.node}")
+        self.partnership.ordered("app", what or f"{address}:80 is drained by {self.node}")
 
     def undrain(self, address: str) -> None:
         """An operator puts an instance back here."""
@@ -177,6 +184,17 @@ class SharingMachine:
         view = ServiceView(Decision("app", None, (member,)))
         found = self.partnership.described(Picture({"app": view})).services["app"].decision.members[0]
         return found.state, found.reason
+
+    def kept(self) -> tuple[str, ...]:
+        """What is told to be kept although no source names it."""
+        view = ServiceView(Decision("app", None))
+        return self.partnership.described(Picture({"app": view})).services["app"].kept
+
+    @property
+    def alarms(self) -> str:
+        """Every alarm of the service, a line each."""
+        view = ServiceView(Decision("app", None))
+        return "\n".join(self.partnership.described(Picture({"app": view})).services["app"].decision.alarms)
 
     def switch(self, version: str) -> None:
         """An operator switches to a version here."""

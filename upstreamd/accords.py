@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from upstreamd.agreement import MAX_BYTES, Accord, Memory, Record, read, written
+from upstreamd.agreement import MAX_BYTES, MOST_DRAINS, MOST_SPLITS, Accord, Memory, Record, read, written
 from upstreamd.errors import SharingError
 from upstreamd.events import Events, Kind
 from upstreamd.keyvalue import Entry
@@ -79,7 +79,7 @@ class Accords:
     @property
     def unwritten(self) -> Sequence[str]:
         """The services of which an order is to be written."""
-        return [name for name, record in self._records.items() if record.unshared and not self._barred(name)]
+        return [name for name, record in self._records.items() if record.unshared and not self.barred(name)]
 
     def ordered(self, service: str, what: str) -> None:
         """This was ordered here; the caller writes down what is remembered."""
@@ -105,9 +105,11 @@ class Accords:
             at=record.since,
         )
         content = written(accord)
-        if len(content) <= MAX_BYTES:
+        many = len(accord.drains) > MOST_DRAINS or len(accord.splits) > MOST_SPLITS
+        if len(content) <= MAX_BYTES and not many:
             return content, record.index
-        self._too_large[service] = f"the orders of {service} are larger than {MAX_BYTES} bytes; undrain what is gone"
+        most = f"{MAX_BYTES} bytes, {MOST_DRAINS} drains or {MOST_SPLITS} splits"
+        self._too_large[service] = f"the orders of {service} are larger than {most}; undrain what is gone"
         log.warning("%s", self._too_large[service])
         return None
 
@@ -167,8 +169,8 @@ class Accords:
         written yet is worth an alarm."""
         found: dict[str, list[str]] = {}
         for name, what in self.alone().items():
-            if troubled or self._barred(name):
-                found.setdefault(name, []).append(f"{what} is not known to other machines")
+            if troubled or self.barred(name):
+                found.setdefault(name, []).append(f'the order "{what}" is not known to other machines')
         for name, (_, error) in self._refused.items():
             found.setdefault(name, []).append(self._refusal(name, error))
         for name, sentence in (*self._too_large.items(), *self.lost.items()):
@@ -191,7 +193,9 @@ class Accords:
         what = f"{accord.what} (ordered on {accord.node})"
         own = self._records[service].unshared
         if own:
-            lost = f"{own} has given way to an order of {accord.node}: {accord.what}; order again if need be"
+            lost = (
+                f'the order "{own}" has given way to an order of {accord.node}, "{accord.what}"; order again if need be'
+            )
             record = replace(record, lost=lost)
             log.warning("%s: %s", service, lost)
             self._events.publish(Kind.ORDER, lost, service=service)
@@ -210,7 +214,7 @@ class Accords:
         then = "upgrade this machine" if error.newer else "the next order replaces it"
         return f"{self._prefix}/orders/{service} in Consul is not used: {error}; {then}"
 
-    def _barred(self, service: str) -> bool:
+    def barred(self, service: str) -> bool:
         """Whether the orders of this service cannot be written as things stand."""
         newer = service in self._refused and self._refused[service][1].newer
         return newer or service in self._too_large

@@ -17,6 +17,8 @@ from upstreamd.model import Endpoint
 FORMAT = 1
 MAX_BYTES = 256 * 1024
 """Of one document; Consul itself takes values up to 512 KiB."""
+MOST_DRAINS = 2000
+MOST_SPLITS = 500
 MAX_TEXT = 500
 """Characters of a sentence in it; a longer one is cut."""
 
@@ -126,8 +128,8 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order: Annotated[str, msgspec.Meta(max_length=64)]
     what: _Text
     at: _Moment
-    drains: Annotated[list[_Drain], msgspec.Meta(max_length=2000)]
-    splits: Annotated[list[_Split], msgspec.Meta(max_length=500)]
+    drains: Annotated[list[_Drain], msgspec.Meta(max_length=MOST_DRAINS)]
+    splits: Annotated[list[_Split], msgspec.Meta(max_length=MOST_SPLITS)]
     present: _Number
     why: _Text
 

@@ -15,7 +15,10 @@ MAX_BYTES = 256 * 1024
 MOST_IN_USE = 2000
 """Endpoints of one service that are said to be in use; orders on more than these are not shared either."""
 
-_Text = Annotated[str, msgspec.Meta(max_length=500)]
+MAX_TEXT = 500
+"""Characters of a sentence in it; a longer one is cut."""
+
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 _Endpoint = Annotated[str, msgspec.Meta(max_length=53)]
 
 

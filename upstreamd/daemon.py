@@ -23,7 +23,7 @@ from upstreamd.check import Checker, Evidence, PassiveListener
 from upstreamd.config import ApplySettings, Config, NginxSettings, load
 from upstreamd.discover import Discoverer, Releasing, admitted, build, follow, release
 from upstreamd.errors import ConfigError, UpstreamdError
-from upstreamd.events import Events
+from upstreamd.events import Events, Kind
 from upstreamd.history import History
 from upstreamd.model import Endpoint, Instance, Outcome
 from upstreamd.observe.encryption import context, encrypted
@@ -88,6 +88,7 @@ class Daemon:
         self._transaction: Transaction | None = None
         self._transaction_settings: tuple[NginxSettings, ApplySettings] | None = None
         self._working: Config | None = None
+        self._refused = ""
         self._metrics = Metrics(self._picture, reported=self._reported)
         self._events = Events(time.time)
         self._history = History(config.state.dir, time.time)
@@ -115,7 +116,7 @@ class Daemon:
             except UpstreamdError as error:
                 if self._working is None or self._working is self._config:
                     raise
-                log.error("the new configuration cannot be used and the old one is kept: %s", error)  # noqa: TRY400 - whole sentence
+                self._refuse(str(error))
                 self._config = self._working
         log.info("upstreamd has stopped; nginx keeps what it has")
 
@@ -307,17 +308,23 @@ class Daemon:
             if encrypted(config.admin):
                 context(config.admin)  # files that cannot be used are told of while the old ones still serve
         except ConfigError as error:
-            for problem in error.problems:
-                # the sentence is for the operator who wrote the file; a traceback would tell nothing more
-                log.error("the new configuration is refused and the old one kept: %s", problem)  # noqa: TRY400
+            self._refuse(*map(str, error.problems))
             return False
         except UpstreamdError as error:
-            log.error("the new configuration is refused and the old one kept: %s", error)  # noqa: TRY400 - as above
+            self._refuse(str(error))
             return False
         self._config = config
+        self._refused = ""
         configure(self._config.log)
         log.info("the configuration was read again from %s", self._path)
         return True
+
+    def _refuse(self, *problems: str) -> None:
+        """A new configuration is refused: for the log, for the events, and for those who look."""
+        for problem in problems:
+            log.error("the new configuration is refused and the old one kept: %s", problem)
+        self._refused = "; ".join(problems)
+        self._events.publish(Kind.ORDER, f"the new configuration is refused and the old one kept: {self._refused}")
 
     def _picture(self) -> Picture:
         if self._reconciler is None:
@@ -330,7 +337,7 @@ class Daemon:
         return self._described(await self._reconciler.picture_beside())
 
     def _described(self, picture: Picture) -> Picture:
-        picture = self._ordering.described(picture)
+        picture = replace(self._ordering.described(picture), refused=self._refused)
         return self._partnership.described(picture) if self._partnership is not None else picture
 
     def _applied(self, outcome: Outcome) -> None:

@@ -112,7 +112,8 @@ class Picture:
 
     `ready` tells whether a configuration is confirmed; `reason` is a sentence where it is not. `pending` tells
     whether a decided change waits to be applied. `resolved` are the services that need no reload; `sharing` is None
-    where orders are this machine's alone.
+    where orders are this machine's alone. `refused` says why the configuration that was read last is not in force,
+    where the one before is kept.
     """
 
     services: Mapping[str, ServiceView] = field(default_factory=dict)
@@ -125,3 +126,4 @@ class Picture:
     pending: bool = False
     resolved: frozenset[str] = frozenset()
     sharing: Sharing | None = None
+    refused: str = ""

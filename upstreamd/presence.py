@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from upstreamd.beacon import FORMAT, MOST_IN_USE, Beacon, Said, read, written
+from upstreamd.beacon import FORMAT, MAX_TEXT, MOST_IN_USE, Beacon, Said, read, written
 from upstreamd.errors import DiscoveryError, SharingError
 from upstreamd.events import Events, Kind
 from upstreamd.keyvalue import SESSION_TTL, Entry, KeyValue
@@ -69,6 +69,7 @@ class Presence:
         self._published: Beacon | None = None
         self._holder: Entry | None = None
         self._beacons: dict[str, Beacon] = {}
+        self._gone: dict[str, tuple[Beacon, float]] = {}
         self._garbage: set[str] = set()
         self._differ: dict[tuple[str, str], float] = {}
         self._told: set[tuple[str, str]] = set()
@@ -82,6 +83,7 @@ class Presence:
     def seen(self, entries: Mapping[str, Entry]) -> None:
         """These keys of machines there are now, by their names; those of machines that are gone have no session."""
         self._holder = entries.get(self._node)
+        self._look_at_own()
         present: dict[str, Beacon] = {}
         for name, entry in entries.items():
             other = name != self._node and _NAME.fullmatch(name) is not None
@@ -92,11 +94,13 @@ class Presence:
             self._say(f"{name} shares its orders with {self._node}")
         for name in sorted(self._beacons.keys() - present.keys()):
             self._say(f"{name} is not heard of any more; it has stopped, or cannot reach Consul", logging.WARNING)
+            self._gone[name] = (self._beacons[name], self._clock())
         for name, beacon in present.items():
             before = self._beacons[name].lost if name in self._beacons else {}
             for service, what in beacon.lost.items():
                 if before.get(service) != what and what.isprintable():
                     self._say(f"on {name}, {service}: {what}", logging.WARNING)
+            self._gone.pop(name, None)
         self._beacons = present
 
     @property
@@ -106,10 +110,13 @@ class Presence:
 
     def users(self, service: str, endpoint: Endpoint) -> list[str]:
         """The other machines that may still send requests to an instance which the orders of this one drain: those that
-        say so, or have yet to say that these orders hold there as well."""
+        say so, or have yet to say that these orders hold there as well. One that is gone may be back in a moment, as
+        after a restart, with an nginx that served on meanwhile; so it counts for as long as a session lasts."""
         order = self._orders().get(service, "")
         found: list[str] = []
-        for name, beacon in sorted(self._beacons.items()):
+        now = self._clock()
+        missed = {name: beacon for name, (beacon, since) in self._gone.items() if now - since < SESSION_TTL}
+        for name, beacon in sorted({**missed, **self._beacons}.items()):
             said = beacon.services.get(service)
             if said is not None and said.order is not None and (said.order != order or str(endpoint) in said.in_use):
                 found.append(name)
@@ -214,6 +221,13 @@ class Presence:
             self._session = await self._store.open(f"upstreamd {self._node}")
             self._renewed_at, self._published = now, None
 
+    def _look_at_own(self) -> None:
+        """Say everything anew where what was said is gone, as from a Consul that has lost it."""
+        holder = self._holder
+        if self._published is not None and (holder is None or holder.session != self._session):
+            self._published, self._renewed_at = None, float("-inf")
+            self.wake()
+
     async def _release(self) -> None:
         """End the session that this very machine had before it was killed."""
         holder = self._holder
@@ -247,7 +261,8 @@ class Presence:
             since = known.since if known is not None and same else self._wall()
             used = sorted(map(str, in_use.get(name, ())))[:MOST_IN_USE]
             services[name] = Said(digest, generation, since, orders.get(name, ""), used)
-        return Beacon(FORMAT, self._identity, services, dict(self._lost()))
+        lost = {name: what[:MAX_TEXT] for name, what in self._lost().items()}
+        return Beacon(FORMAT, self._identity, services, lost)
 
     def _read(self, name: str, entry: Entry) -> Beacon | None:
         """What a machine says of itself; None where it cannot be read, which is said once."""

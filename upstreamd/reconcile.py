@@ -171,8 +171,12 @@ class Reconciler:
 
     def in_use(self) -> dict[str, frozenset[Endpoint]]:
         """The endpoints of every service that were ordered out and that nginx may still use."""
-        drained = {name: self.situation.standing.drained(name) for name in self.services}
-        return {name: self._watching.used(name, [each.endpoint for each in of]) for name, of in drained.items()}
+        found: dict[str, frozenset[Endpoint]] = {}
+        for name in self.services:
+            drained = {drain.endpoint for drain in self.situation.standing.drained(name)}
+            named = {claim.instance.endpoint for claim in self.situation.claims(name)} if drained else set()
+            found[name] = self._watching.used(name, drained, named & drained)
+        return found
 
     def ordered(self) -> None:
         """An order was given: write it down, so that it survives whatever comes, then see what follows from it."""

@@ -130,8 +130,8 @@ class Partnership:
 
     def _waited(self, service: str, view: ServiceView) -> ServiceView:
         """The service where an instance is drained once the other machines that are heard of have let go of it too."""
-        if self._trouble:
-            return view  # whom Consul cuts off cannot be waited for
+        if self._trouble or self._accords.barred(service):
+            return view  # orders hold here alone, so nobody else can be waited for
         ordered = self._accords.drained(service)
         if not ordered:
             return view
@@ -141,10 +141,15 @@ class Partnership:
             else member
             for member in view.decision.members
         )
-        return replace(view, decision=replace(view.decision, members=members))
+        unnamed = ordered - {member.instance.endpoint for member in members}
+        kept = {*view.kept, *(str(each) for each in unnamed if self._users(service, each))}
+        return replace(view, decision=replace(view.decision, members=members), kept=tuple(sorted(kept)))
+
+    def _users(self, service: str, endpoint: Endpoint) -> list[str]:
+        return self.presence.users(service, endpoint) if self._read else ["another machine"]
 
     def _used_elsewhere(self, service: str, member: Member) -> Member:
-        users = self.presence.users(service, member.instance.endpoint) if self._read else ["another machine"]
+        users = self._users(service, member.instance.endpoint)
         if not users:
             return member
         told = f"{member.reason}; {', '.join(users)} may still send it requests"

@@ -76,12 +76,14 @@ class Watching:
         self.witnesses.may_learn(upstream.name, endpoints(upstream))
         self._departures.stay(upstream.name, endpoints(upstream))
 
-    def used(self, service: str, drained: Collection[Endpoint]) -> frozenset[Endpoint]:
+    def used(self, service: str, drained: Collection[Endpoint], named: Collection[Endpoint]) -> frozenset[Endpoint]:
         """Those of these endpoints, which were ordered out of `service`, to which nginx may still send requests, or
-        may have one under way. One that nobody names here and no worker knows is not."""
+        may have one under way. One that is not `named` here and that no worker knows is not; one that is named, and of
+        which it is not decided yet that it leaves, is."""
         served = self._may_know().get(service, frozenset())
         leaving = self._leaving().get(service, frozenset())
-        return frozenset(each for each in drained if each in served or self._holds((service, each), leaving))
+        sure = served | (frozenset(named) - leaving)
+        return frozenset(each for each in drained if each in sure or self._holds((service, each), leaving))
 
     def soon(self) -> None:
         """Something has changed that is worth a look."""

@@ -103,6 +103,50 @@ async def test_an_instance_is_safe_to_stop_when_no_machine_uses_it(pair: Pair) -
             assert sorted(await asyncio.gather(*asked)) == ["a", "a", "b", "b"]
 
 
+async def test_an_instance_in_use_elsewhere_is_waited_for_whatever_happens_there(pair: Pair) -> None:
+    """The other machine reads its configuration again, its sidecar is killed and started, and the source drops the
+    instance: as long as its nginx has a request under way there, nobody is told to stop it."""
+    async with apps("a", "b") as (a, b), aiohttp.ClientSession() as client:
+        pair.name(("", [a, b]))
+        async with pair.running(a, b) as (one, other):
+            release = a.hold()
+            asked = [asyncio.create_task(text(client, other.url)) for _ in range(4)]
+            await eventually(lambda: a.held == 2, "half of the requests to wait at a")
+            waiting = asyncio.create_task(order(one.sidecar, "drain", "app_servers", a.endpoint, "--wait"))
+            await eventually(lambda: "lb2 may still send it requests" in str(one.view()), "lb1 to wait for lb2")
+            other.sidecar.signal(signal.SIGHUP)
+            await eventually(lambda: says(other, "the configuration was read again"), "a new configuration")
+            await eventually(lambda: one.peers() == {"lb2"}, "lb2 to be back")
+            other.sidecar.kill()
+            other.sidecar.start()
+            await eventually(lambda: other.peers() == {"lb1"}, "lb2 to be back once more")
+            pair.name(("", [b]))
+            await eventually(lambda: one.state(a) == other.state(a) == "", "nobody to name it")
+            assert a.endpoint in one.view()["kept"]  # type: ignore[operator]  # a JSON document
+            assert not waiting.done()
+            release()
+            said = await waiting
+            assert said.code == 0, said.err
+            assert sorted(await asyncio.gather(*asked)) == ["a", "a", "b", "b"]
+
+
+async def test_who_waits_for_a_drain_is_told_when_it_holds_no_more(pair: Pair) -> None:
+    """Put back on the other machine, which has it in use: the command ends at once, and says so."""
+    async with apps("a", "b") as (a, b), aiohttp.ClientSession() as client:
+        pair.name(("", [a, b]))
+        async with pair.running(a, b) as (one, other):
+            release = a.hold()
+            asked = [asyncio.create_task(text(client, other.url)) for _ in range(4)]
+            await eventually(lambda: a.held == 2, "half of the requests to wait at a")
+            waiting = asyncio.create_task(order(one.sidecar, "drain", "app_servers", a.endpoint, "--wait"))
+            await eventually(lambda: "lb2 may still send it requests" in str(one.view()), "lb1 to wait for lb2")
+            await other.undrain(a)
+            said = await waiting
+            assert (said.code, "is drained no more: somebody has put it back" in said.err) == (1, True), said
+            release()
+            await asyncio.gather(*asked)
+
+
 async def test_a_rollout_fails_no_request_on_either_machine(pair: Pair, tmp_path: Path) -> None:
     """Each instance is killed and started anew, which fails every request that any nginx still sends it."""
     fleet = Fleet(tmp_path, 3)
@@ -223,6 +267,8 @@ async def test_an_order_given_without_consul_is_shared_when_it_is_back(
                 await asyncio.to_thread(agent.kill)
                 await one.drain(b)
                 await one.eventually_drained(b, c)
+                said = await order(one.sidecar, "drain", "app_servers", b.endpoint, "--wait")
+                assert (said.code, "may still be used by lb2, which cannot be asked" in said.err) == (1, True), said
                 await asyncio.to_thread(one.sidecar.kill)
                 one.sidecar.start()
                 await one.eventually_drained(b, c)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.keyvalue_fakes import FakeKeyValue, SharingMachine
 from tests.source_fakes import until
+from upstreamd.decide import Drain
 from upstreamd.model import Endpoint, State
 
 
@@ -259,7 +260,60 @@ async def test_a_machine_that_cannot_say_what_it_uses_is_not_waited_for(store: F
             assert one.shown("10.0.0.2")[0] is State.DRAINED
             store.hidden = "nothing"
             await until(lambda: one.shown("10.0.0.2")[0] is State.DRAINING, "lb2 to be heard again")
-        await until(lambda: one.shown("10.0.0.2")[0] is State.DRAINED, "lb2 to be missed")
+        await until(lambda: "lb2 is not heard of any more" in one.told, "lb2 to be missed")
+        assert one.shown("10.0.0.2")[0] is State.DRAINING  # it may only be restarted, and its nginx serves on
+        one.now += 16.0
+        assert one.shown("10.0.0.2")[0] is State.DRAINED
+
+
+async def test_what_is_lost_in_consul_makes_no_machine_look_idle(store: FakeKeyValue) -> None:
+    """Neither its sessions nor its keys: whoever used an instance is known to use it all the while."""
+    async with SharingMachine(store, "lb1").sharing() as one, SharingMachine(store, "lb2").sharing() as other:
+        await settled(one, other)
+        other.in_use = {Endpoint("10.0.0.1", 80)}
+        one.drain("10.0.0.1")
+        await until(lambda: other.drained == {"10.0.0.1"}, "the order to arrive")
+        for lose in (lambda: store.end(*list(store.sessions)), store.wipe):
+            await lose()
+            assert not await happens(lambda: one.shown("10.0.0.1")[0] is State.DRAINED)
+            await settled(one, other)
+            one.now += 16.0
+            assert one.shown("10.0.0.1")[0] is State.DRAINING
+
+
+async def test_long_sentences_hide_no_machine(store: FakeKeyValue) -> None:
+    """An order of many instances that has given way is told shortened; its machine is seen and waited for."""
+    many = ", ".join(f"10.0.0.{number}:80" for number in range(100, 140))
+    async with SharingMachine(store, "lb1").sharing() as one, SharingMachine(store, "lb2").sharing() as other:
+        await settled(one, other)
+        for machine, address in ((one, "10.0.0.7"), (other, "10.0.0.8")):
+            machine.drain(address, f"{many} are drained by {machine.node}")
+        await until(lambda: "given way" in one.alarms + other.alarms, "one of them to give way")
+        await settled(one, other)
+        assert "not heard of" not in one.told + other.told
+
+
+async def test_orders_that_are_not_shared_wait_for_nobody(store: FakeKeyValue) -> None:
+    """More drains than one document holds are said to be too many, and hold here alone."""
+    async with SharingMachine(store, "lb1").sharing() as one, SharingMachine(store, "lb2").sharing() as other:
+        await settled(one, other)
+        for number in range(2001):
+            one.orders.standing.drain(Drain("app", Endpoint(f"10.1.{number >> 8}.{number & 255}", 80), by="lb1"))
+        one.drain("10.0.0.1")
+        await until(lambda: "undrain what is gone" in one.alarms, "it to be said")
+        assert one.shown("10.0.0.1")[0] is State.DRAINED
+
+
+async def test_an_instance_that_nobody_names_any_more_is_kept_while_it_is_used_elsewhere(store: FakeKeyValue) -> None:
+    """A source that drops what stops does not make it look unused."""
+    async with SharingMachine(store, "lb1").sharing() as one, SharingMachine(store, "lb2").sharing() as other:
+        await settled(one, other)
+        other.in_use = {Endpoint("10.0.0.1", 80)}
+        one.drain("10.0.0.1")
+        assert one.kept() == ("10.0.0.1:80",)
+        other.in_use = set()
+        other.partnership.presence.wake()
+        await until(lambda: one.kept() == (), "lb2 to have let go of it")
 
 
 async def test_a_session_that_ran_out_is_opened_anew(store: FakeKeyValue) -> None:

@@ -73,13 +73,13 @@ class Readiness:
         """Calls back for what is ready now, without waiting, until it is so late; returns how many that were, and has
         `behind` tell whether more may be ready."""
         found = self._poller.poll(0, BATCH)
-        for served, (descriptor, _) in enumerate(found):
-            if clock() > until:
-                self.behind = True
-                return served
+        for served, (descriptor, _) in enumerate(found, 1):
             ready = self._ready.get(descriptor)
             if ready is not None:  # another callback may have closed it before its turn
                 ready()
+            if clock() > until and served < len(found):
+                self.behind = True
+                return served
         self.behind = len(found) == BATCH
         return len(found)
 

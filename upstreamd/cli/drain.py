@@ -18,7 +18,10 @@ from upstreamd.cli.orders import (
     looked,
     order_in_turn,
 )
+from upstreamd.cli.sheet import last_failure
 from upstreamd.config import AdminSettings
+
+_OUT = ("draining", "drained")
 
 
 def _declare_instance(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +58,8 @@ def _drain(arguments: Arguments) -> int:
         )
 
     def safe(found: Document | None) -> bool:
+        if any(each["state"] not in _OUT for each in _states(found)):
+            end(Ending.NO, f"{instance} of {service} is drained no more: {_put_back(admin, service)}")
         return _is_drained(found) or (found is None and _is_forgotten(admin, instance))
 
     found = await_answer(admin, instance_path(service, instance), safe, begun + arguments.timeout - time.monotonic())
@@ -64,6 +69,13 @@ def _drain(arguments: Arguments) -> int:
             f"{instance} of {service} is not safe to stop after {arguments.timeout:g}s:"
             f" {_holds_back(admin, arguments)}; the drain remains, end it with"
             f" `upstreamd undrain {service} {instance}`",
+        )
+    unasked = _unasked(admin)
+    if unasked:
+        end(
+            Ending.NO,
+            f"{instance} of {service} is drained on this machine, and may still be used by {unasked}; run the same"
+            " command there before it is stopped",
         )
     took = round(time.monotonic() - begun, 3)
     what = f"{instance} of {service} is drained and safe to stop, after {took:.2f}s"
@@ -113,6 +125,21 @@ def _is_forgotten(admin: AdminSettings, instance: str) -> bool:
     return instance not in kept and not status["nginx"]["draining"] and not status["pending"]
 
 
+def _put_back(admin: AdminSettings, service: str) -> str:
+    """Why an order that was taken holds no more."""
+    alarms = ask(admin, "/v1/status")["services"].get(service, {}).get("alarms", [])
+    return next((each for each in alarms if "given way" in each), "somebody has put it back")
+
+
+def _unasked(admin: AdminSettings) -> str:
+    """The machines that share orders with this one and cannot be asked now, and why; empty where none is."""
+    status = ask(admin, "/v1/status")
+    sharing, peers = status.get("sharing"), status.get("peers") or {}
+    if not sharing or sharing["ok"] or not peers:
+        return ""
+    return f"{', '.join(sorted(peers))}, which cannot be asked ({sharing['error']})"
+
+
 def _serves(found: Document | None) -> bool:
     return any(each["state"] == "healthy" and each["serving"] for each in _states(found))
 
@@ -121,14 +148,15 @@ def _holds_back(admin: AdminSettings, arguments: Arguments) -> str:
     """Why an instance is not yet as it should be, as far as the sidecar knows."""
     try:
         states = _states(looked(admin, instance_path(arguments.service, arguments.instance)))
-        draining = int(ask(admin, "/v1/status")["nginx"]["draining"])
+        status = ask(admin, "/v1/status")
     except (UnreachableError, RefusedError) as error:
         return str(error)
     if not states:
         return "no source names it any more"
-    state = states[0]
-    if state["serving"]:
-        return f"nginx still sends it requests ({state['reason']})"
+    state, draining, failed = states[0], int(status["nginx"]["draining"]), last_failure(status)
+    if state["serving"] or failed:
+        serves = f"nginx still sends it requests ({state['reason']})" if state["serving"] else f"it is {state['state']}"
+        return f"{serves}; {failed}" if failed else serves
     if state["state"] == "draining" and draining:
         return f"{draining} nginx workers that may know it still finish long requests"
     return f"it is {state['state']} ({state['reason']})"
@@ -139,9 +167,9 @@ DRAIN = Command(
     "take an instance out of rotation, --wait until safe to stop",
     "It gets no new requests until `undrain`, also after restarts of it or of upstreamd.\n"
     "With --wait the command returns once no nginx worker that knew it is left and no\n"
-    "request is under way to it; past --timeout exit code 1, and the drain remains. The\n"
-    "last instance that serves is refused without --force, and even then it serves on\n"
-    "until another one can.",
+    "request is under way to it, here and on every machine that shares orders with this\n"
+    "one; past --timeout exit code 1, and the drain remains. The last instance that serves\n"
+    "is refused without --force, and even then it serves on until another one can.",
     "upstreamd drain app_servers 10.0.0.5:3000 --wait && systemctl restart app",
     _declare_drain,
     _drain,

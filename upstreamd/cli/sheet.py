@@ -60,14 +60,26 @@ def _sheet(document: Document) -> Sheet:
 def _top(document: Document) -> list[str]:
     """What the whole has to say: whether nginx runs, whether all is ready, what waits, and what became of the last
     apply; each once."""
-    problem = document["nginx"]["problem"]
-    return [*([f"{ALARM}{_missing(problem)}"] if problem else []), *_readiness(document, problem)]
+    problem, refused = document["nginx"]["problem"], document.get("configuration_refused", "")
+    kept = f"the configuration that was read last is refused, and the old one kept: {printable(refused)}"
+    return [
+        *([f"{ALARM}{_missing(problem)}"] if problem else []),
+        *_readiness(document, problem),
+        *([f"{ALARM}{kept}"] if refused else []),
+    ]
 
 
 def _missing(problem: str) -> str:
     """Why nginx is not seen, for people who may not know what a master is."""
     why = printable(problem)
     return f"nginx is not running: {why.removeprefix(NO_MASTER)}" if why.startswith(NO_MASTER) else f"nginx: {why}"
+
+
+def last_failure(document: Document) -> str:
+    """What became of the last apply of a status document, with nginx's own words; empty where it went well."""
+    outcome = document.get("outcome")
+    failure = _LAST_APPLY.get(outcome["kind"], "") if outcome else ""
+    return f"{failure}: {printable(outcome['detail'])}" if outcome and failure else ""
 
 
 def _readiness(document: Document, said: str) -> list[str]:

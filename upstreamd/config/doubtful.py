@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ def _variables(environ: Mapping[str, str]) -> Iterator[str]:
     """Those that look like ours and are not: a key is parted from its section by two underscores."""
     for name in sorted(environ):
         if name.startswith("UPSTREAMD_") and not name.startswith(_READ_ELSEWHERE) and name not in _KNOWN:
-            meant = name.replace("_", "__", 2)
+            meant = re.sub("_+", "__", name, count=2)
             yield f"{name} is set in the environment and nobody reads it; a key is written like {meant}"
 
 

@@ -30,7 +30,7 @@ class Alarm:
 
 def alarms(picture: Picture) -> tuple[Alarm, ...]:
     """Everything in `picture` that asks for an operator."""
-    return (*_nginx(picture), *_sources(picture), *_services(picture), *_sharing(picture))
+    return (*_nginx(picture), *_configuration(picture), *_sources(picture), *_services(picture), *_sharing(picture))
 
 
 def _nginx(picture: Picture) -> Iterator[Alarm]:
@@ -48,6 +48,12 @@ def _nginx(picture: Picture) -> Iterator[Alarm]:
         yield Alarm("pending", "warning", text, "old workers pile up", patience=WAITS_LONG)
     if nginx.draining > PILED_UP:
         yield Alarm("workers", "warning", f"{nginx.draining} old nginx workers are still alive", "old workers pile up")
+
+
+def _configuration(picture: Picture) -> Iterator[Alarm]:
+    if picture.refused:
+        text = f"the new configuration is refused and the old one kept: {picture.refused}"
+        yield Alarm("configuration", "warning", text, "a configuration is refused")
 
 
 def _sources(picture: Picture) -> Iterator[Alarm]:

@@ -24,6 +24,11 @@ def gauges(picture: Picture, offset: float, max_instances: int) -> Iterator[Metr
             not picture.sharing.error,
         )
         yield _single("upstreamd_peers", "Other machines that share their orders.", len(picture.sharing.peers))
+    yield _single(
+        "upstreamd_configuration_refused",
+        "1 while the configuration that was read last is not in force.",
+        bool(picture.refused),
+    )
     yield _single("upstreamd_reload_pending", "1 where a decided change waits to be applied.", picture.pending)
     yield _single("upstreamd_ready", "1 once a configuration is confirmed.", picture.ready)
 

@@ -111,6 +111,7 @@ STATUS = thing(
     ready=YES,
     reason=TEXT,
     pending=YES,
+    configuration_refused=TEXT,
     services=named(SERVICE),
     sources=named(SOURCE),
     nginx=thing(version=TEXT, master=COUNT, workers=COUNT, draining=COUNT, problem=TEXT),

@@ -48,6 +48,7 @@ def status_document(picture: Picture, clock: Clock, wall: Callable[[], float]) -
         "ready": picture.ready,
         "reason": picture.reason,
         "pending": picture.pending,
+        "configuration_refused": picture.refused,
         "services": {
             name: {
                 **_service(name, view, picture.probes, moments),

@@ -40,7 +40,7 @@ def test_where_serving_takes_long_the_rest_waits_for_the_next_turn() -> None:
     """It is said that some are left, and none of them is lost."""
     with ready_sockets(5) as (readiness, served):
         seconds = itertools.count()
-        assert readiness.serve(lambda: float(next(seconds)), 2.0) == 3
+        assert readiness.serve(lambda: float(next(seconds)), 1.5) == 3
         assert readiness.behind
         assert readiness.serve(lambda: 0.0, 1.0) == 2
         assert not readiness.behind
