@@ -56,6 +56,11 @@ async def plan(config: Config) -> Plan:
     await _probe(config, situation)
     diffs, documents, problems = [], [], [problem for problem in answers if problem]
     notes = [line for state in situation.sources.values() for line in _refused(state.name, state.skipped)]
+    problems += [
+        f"{state.name} names nobody who is not refused"
+        for state in situation.sources.values()
+        if state.skipped and not (state.snapshot and state.snapshot.instances)
+    ]
     for service in config.services:
         decision = situation.decide(service, saved.upstreams.get(service.name))
         notes += _findings(service.name, decision)

@@ -209,9 +209,11 @@ async def test_sighup_adopts_a_good_configuration_and_refuses_a_bad_one(nginx_bi
             sidecar.signal(signal.SIGHUP)
             await eventually(lambda: "did you mean fall?" in sidecar.output(), "the bad file to be refused")
             assert sidecar.ready()
+            assert "did you mean fall?" in str(sidecar.status()["configuration_refused"])
             sidecar.config.write_text(good.replace("[services.app_servers]", "[services.app_servers]\nmax_fails = 7"))
             sidecar.signal(signal.SIGHUP)
             await eventually(lambda: nginx.output.read_text().count("max_fails=7") == 2, "the new file to be adopted")
+            assert sidecar.status()["configuration_refused"] == ""
         assert load.failures == []
 
 

@@ -179,9 +179,11 @@ def test_what_may_not_work_here_is_doubted(tmp_path: Path) -> None:
         + f'[services.app.health]\nca_file = "{tmp_path}/none.pem"\n'
         + f'[nginx]\nbinary = "{tmp_path}/nginx"\nconfig = "{tmp_path}/none.conf"\n'
     )
-    found = doubts(bad, {"UPSTREAMD_ADMIN_LISTEN": "x", "UPSTREAMD_TEST_NGINX": "x"})
+    named = {"UPSTREAMD_ADMIN_LISTEN": "x", "UPSTREAMD_NGINX__BINARY": "x", "UPSTREAMD_TEST_NGINX": "x"}
+    found = doubts(bad, named)
     starts = [
         "UPSTREAMD_ADMIN_LISTEN is set in the environment and nobody reads it; a key is written like UPSTREAMD__ADMIN",
+        "UPSTREAMD_NGINX__BINARY is set in the environment and nobody reads it; a key is written like UPSTREAMD__NGINX",
         f'nginx.binary = "{tmp_path}/nginx": is not there or not executable',
         f'nginx.config = "{tmp_path}/none.conf": does not exist here',
         f'services.app.health.ca_file = "{tmp_path}/none.pem": does not exist here',

@@ -39,7 +39,7 @@ def _demo(arguments: Arguments) -> int:
 
 DEMO = Command(
     "demo",
-    "see the whole product work here, with nothing installed",
+    "see the whole product work here, without an nginx of yours",
     "Starts an embedded nginx, three apps, the sidecar and load; breaks and heals an\n"
     "instance, adds one, restarts all in turn, and counts failed requests. Nothing is\n"
     "left running.",

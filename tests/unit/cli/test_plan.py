@@ -100,6 +100,15 @@ async def test_who_would_not_serve_is_named_with_the_reason(upstreamd: Run, tmp_
     ]
 
 
+async def test_a_source_of_which_everybody_is_refused_is_exit_code_2(upstreamd: Run, tmp_path: Path, port: int) -> None:
+    """Nothing would change, but hardly because all is well: a deploy script must not go on."""
+    path = configure(tmp_path, port)
+    (tmp_path / "targets.json").write_text('[{"targets": ["8.8.8.8:80"]}]')
+    ended = await upstreamd("plan", "-c", str(path))
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1] == "file names nobody who is not refused"
+
+
 async def test_a_missing_include_is_exit_code_2(upstreamd: Run, tmp_path: Path, port: int) -> None:
     """The result is tested beside the live files; what `run` would be refused for is told now, and nothing is left."""
     (tmp_path / "nginx.conf").write_text("events {}\n")
