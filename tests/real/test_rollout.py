@@ -230,6 +230,39 @@ async def test_what_makes_no_sense_is_refused_and_so_is_its_dry_run(nginx_binary
             assert (said.code, "cannot be reached" in said.err) == (3, True), said
 
 
+async def test_beside_a_drained_instance_it_needs_room(nginx_binary: str, tmp_path: Path) -> None:
+    """Who is drained by an operator does not come back by itself: refused at once, dry run and --resume too; with room
+    for it, or once it is put back, the others are updated."""
+    async with serving(nginx_binary, tmp_path, 3) as (stack, fleet):
+        first, second, third = fleet.endpoints
+        before = fleet.pids()
+        assert (await stack.order("drain", "app_servers", third, "--wait")).code == 0
+        sentence = (
+            f"{third} stays drained until it is put back, and taking {first} out too would exceed --max-unavailable 1;"
+            f" `upstreamd undrain app_servers {third}`, or begin with --max-unavailable 2"
+        )
+        words = ("rollout", "app_servers", "--exec", fleet.command)
+        for dry in ((), ("--dry-run",)):
+            said = await stack.order(*words, *dry)
+            assert (said.code, sentence in said.err) == (1, True), said
+        assert fleet.pids() == before
+        assert not list((tmp_path / "state").glob("rollout-*.json"))
+        said = await stack.order(*words, "--max-unavailable", "2")
+        assert said.code == 0, said.err
+        once = fleet.pids()
+        assert [once[each] != before[each] for each in (first, second, third)] == [True, True, False]
+
+        assert (await stack.order("undrain", "app_servers", third, "--wait")).code == 0
+        assert (await stack.order("rollout", "app_servers", "--exec", "false", "--only", first)).code == 1
+        assert (await stack.order("drain", "app_servers", third, "--wait")).code == 0
+        for dry in ((), ("--dry-run",)):
+            said = await stack.order("rollout", "app_servers", "--resume", "--exec", fleet.command, *dry)
+            assert (said.code, sentence in said.err) == (1, True), said
+        assert (await stack.order("undrain", "app_servers", third, "--wait")).code == 0
+        said = await stack.order("rollout", "app_servers", "--resume", "--exec", fleet.command)
+        assert said.code == 0, said.err
+
+
 async def test_a_dry_run_tells_what_would_be_done(nginx_binary: str, tmp_path: Path) -> None:
     """And touches nothing."""
     async with serving(nginx_binary, tmp_path, 2) as (stack, fleet):

@@ -171,7 +171,9 @@ def _with(journal: Journal, config: Config, arguments: Arguments) -> int:
         rollout = resumed(left, setting)
     else:
         rollout = begun(service, _driver(arguments), _options(arguments), setting)
-    if not arguments.resume:
+    if arguments.resume:
+        rollout.check_again()
+    else:
         rollout.check()
     if arguments.dry_run:
         lines = rollout.described()

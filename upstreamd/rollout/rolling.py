@@ -12,7 +12,7 @@ from typing import Protocol
 from upstreamd.rollout import foretold, reply
 from upstreamd.rollout.drivers.gate import Gate
 from upstreamd.rollout.journal import DONE, DRAINING, FAILED, UPDATING, VERIFYING, WAITING, Entry, Journal, Progress
-from upstreamd.rollout.plan import Options, in_batches, leaves_somebody
+from upstreamd.rollout.plan import Options, in_batches, leaves_room, leaves_somebody
 from upstreamd.rollout.rotation import away, is_out, may_change_places, not_out, not_served, serves
 from upstreamd.rollout.running import Process, Running, Tell, end_leftover
 from upstreamd.rollout.seen import View
@@ -58,6 +58,14 @@ class Rolling:
         targets = [entry.endpoint for entry in self._progress.entries]
         self._gate.check(view, targets)
         leaves_somebody(view, self._progress.service, targets, self._options.batch)
+
+    def check_room(self, view: View) -> None:
+        """As Engine."""
+        left = [entry.endpoint for entry in self._progress.entries if entry.phase != DONE]
+        first = next(iter(self._parts()), [])
+        if any(entry.phase != VERIFYING for entry in first):  # else it is out and updated already
+            part = [entry.endpoint for entry in first]
+            leaves_room(view, self._progress.service, part, left, self._options.max_unavailable)
 
     def described(self) -> list[str]:
         """What it would do, a line each."""

@@ -15,6 +15,8 @@ Key = tuple[str, str]
 
 LEAVING = ("draining", "drained")
 """States of an instance that gets no new requests."""
+BY_ORDER = "drained by "
+"""How the reason of an instance begins that somebody has drained, and nobody but somebody puts back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class Seen:
     def passes(self) -> bool:
         """Whether it serves, or its last probe found nothing against that."""
         return self.well or self.probe != "fail"
+
+    @property
+    def drained_by_order(self) -> bool:
+        """Whether somebody has drained it; then it does not come back by itself."""
+        return self.state in LEAVING and self.reason.startswith(BY_ORDER)
 
     @property
     def key(self) -> Key:

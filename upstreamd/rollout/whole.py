@@ -25,6 +25,9 @@ class Engine(Protocol):
     def check(self, view: View) -> None:
         """Raises UsageError where a first step would be refused."""
 
+    def check_room(self, view: View) -> None:
+        """Raises UsageError where its next step waits for what does not come true by itself."""
+
     def described(self) -> list[str]:
         """What it would do, a line each."""
 
@@ -64,9 +67,14 @@ class Rollout:
         """Of a new one: raises UsageError where it would stop with the first instance; nothing is begun."""
         view = self._sidecar.look()
         self._engine.check(view)
+        self._engine.check_room(view)
         probe = Options.read(self.progress.options).probe
         if probe and any(each.well for each in view.instances):  # where nobody serves, the update is to mend that
             reply.expect_before(probe)
+
+    def check_again(self) -> None:
+        """Of one that is gone on with: raises UsageError where it would wait in vain."""
+        self._engine.check_room(self._sidecar.look())
 
     def run(self) -> None:
         """To its end, after which the journal is gone. Raises StopError where it stops before."""
