@@ -263,6 +263,32 @@ async def test_beside_a_drained_instance_it_needs_room(nginx_binary: str, tmp_pa
         assert said.code == 0, said.err
 
 
+async def test_what_nginx_rejects_is_told_and_nothing_is_begun_meanwhile(nginx_binary: str, tmp_path: Path) -> None:
+    """A configuration that another hand has broken: the sentence of the stop says so in nginx's words, and no rollout
+    begins or goes on before it is mended."""
+    async with serving(nginx_binary, tmp_path, 3) as (stack, fleet):
+        before = fleet.pids()
+        well = stack.nginx.config.read_text()
+        stack.nginx.config.write_text(well.replace("http {", "http { no_such_directive on;"))
+        words = ("rollout", "app_servers", "--exec", fleet.command)
+        why = 'a change waits, for the last apply was rejected: [emerg] unknown directive "no_such_directive"'
+        said = await stack.order(*words, "--timeout", "2s")
+        assert (said.code, f"{fleet.endpoints[0]} is not safe to stop" in said.err, why in said.err) == (1, True, True)
+        for dry in ((), ("--dry-run",)):
+            said = await stack.order("rollout", "app_servers", "--resume", *dry)
+            assert (said.code, f"{why} in" in said.err, "mend that first" in said.err) == (1, True, True), said
+        assert (await stack.order("rollout", "app_servers", "--forget")).code == 0
+        for dry in ((), ("--dry-run",)):
+            said = await stack.order(*words, *dry)
+            assert (said.code, f"{why} in" in said.err) == (1, True), said
+        assert fleet.pids() == before
+        assert not list((tmp_path / "state").glob("rollout-*.json"))
+        stack.nginx.config.write_text(well)
+        assert (await stack.order("undrain", "app_servers", fleet.endpoints[0], "--wait")).code == 0
+        said = await stack.order(*words)
+        assert said.code == 0, said.err
+
+
 async def test_a_dry_run_tells_what_would_be_done(nginx_binary: str, tmp_path: Path) -> None:
     """And touches nothing."""
     async with serving(nginx_binary, tmp_path, 2) as (stack, fleet):

@@ -65,7 +65,7 @@ class Rollout:
 
     def check(self) -> None:
         """Of a new one: raises UsageError where it would stop with the first instance; nothing is begun."""
-        view = self._sidecar.look()
+        view = self._looked()
         self._engine.check(view)
         self._engine.check_room(view)
         probe = Options.read(self.progress.options).probe
@@ -74,7 +74,14 @@ class Rollout:
 
     def check_again(self) -> None:
         """Of one that is gone on with: raises UsageError where it would wait in vain."""
-        self._engine.check_room(self._sidecar.look())
+        self._engine.check_room(self._looked())
+
+    def _looked(self) -> View:
+        """Raises UsageError where nginx cannot be told of any change."""
+        view = self._sidecar.look()
+        if view.failure:
+            raise UsageError(f"{view.failure}; mend that first, for nginx would not let go of an instance either")
+        return view
 
     def run(self) -> None:
         """To its end, after which the journal is gone. Raises StopError where it stops before."""
