@@ -20,9 +20,13 @@ pytestmark = [pytest.mark.real("nginx"), pytest.mark.timeout(180)]
 
 
 @contextlib.asynccontextmanager
-async def serving(binary: str, root: Path, size: int, route: str = "reload") -> AsyncIterator[tuple[Stack, Fleet]]:
+async def serving(
+    binary: str, root: Path, size: int, route: str = "reload", fall: int = 2
+) -> AsyncIterator[tuple[Stack, Fleet]]:
     """So many instances, all served by nginx."""
     stack, fleet = Stack(binary, root, route), Fleet(root, size)
+    config = stack.sidecar.config
+    config.write_text(config.read_text().replace("fall = 2", f"fall = {fall}"))
     try:
         await asyncio.to_thread(fleet.start)
         fleet.name(stack)
@@ -163,6 +167,24 @@ async def test_a_command_that_hits_another_instance_stops_it(nginx_binary: str, 
         said = await stack.order("rollout", "app_servers", "--exec", command)
         assert said.code == 1, said.out
         assert f"while {first} was to be updated, {second} has gone or become another instance" in said.err
+
+
+async def test_a_command_that_kills_another_instance_stops_it_in_time(nginx_binary: str, tmp_path: Path) -> None:
+    """It counts as healthy for many probes more; nobody else leaves meanwhile, and who was updated is named."""
+    async with serving(nginx_binary, tmp_path, 3, fall=12) as (stack, fleet):
+        first, second, third = fleet.endpoints
+        before = fleet.pids()
+        said = await stack.order(
+            *("rollout", "app_servers", "--timeout", "5s"),
+            *(
+                "--exec",
+                fleet.scripted(f"import contextlib\nwith contextlib.suppress(OSError): os.kill({fleet.pid(third)}, 9)"),
+            ),
+        )
+        assert said.code == 1, said.out
+        assert f"{third} does not serve any more since {first} was updated" in said.err
+        assert fleet.pid(second) == before[second]
+        assert stack.sidecar.states()[second] == "healthy"
 
 
 async def test_a_restarted_sidecar_is_waited_for(nginx_binary: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from upstreamd.rollout import foretold, reply
 from upstreamd.rollout.drivers.gate import Gate
 from upstreamd.rollout.journal import DONE, DRAINING, FAILED, UPDATING, VERIFYING, WAITING, Entry, Journal, Progress
 from upstreamd.rollout.plan import Options, in_batches, leaves_room, leaves_somebody
-from upstreamd.rollout.rotation import away, is_out, may_change_places, not_out, not_served, serves
+from upstreamd.rollout.rotation import ailing, away, is_out, may_change_places, not_out, not_served, serves
 from upstreamd.rollout.running import Process, Running, Tell, end_leftover
 from upstreamd.rollout.seen import View
 from upstreamd.rollout.sidecar import Sidecar
@@ -270,13 +270,10 @@ class Rolling:
         leaving = {entry.endpoint for entry in following if entry.phase == DRAINING}
         others = [each.endpoint for each in before.instances if each.well and each.endpoint not in meant | leaving]
 
-        def sick(view: View) -> list[str]:
-            return [place for place in others if not serves(view, place)]
-
         def why_not(view: View) -> str:
-            return f"{', '.join(sick(view))} does not serve any more since {', '.join(meant)} was updated"
+            return f"{', '.join(ailing(view, others))} since {', '.join(meant)} was updated"
 
-        self._sidecar.await_view(lambda view: not sick(view), why_not)
+        self._sidecar.await_view(lambda view: not ailing(view, others), why_not)
 
     def _enter(self, part: Sequence[Entry], phase: str, keep: tuple[str, ...] = ()) -> None:
         for entry in part:
