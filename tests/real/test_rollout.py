@@ -187,6 +187,27 @@ async def test_a_command_that_kills_another_instance_stops_it_in_time(nginx_bina
         assert stack.sidecar.states()[second] == "healthy"
 
 
+async def test_an_undrain_of_the_one_that_is_updated_stops_it(nginx_binary: str, tmp_path: Path) -> None:
+    """It is accepted, for an operator may; the rollout says so, and nobody else is updated."""
+    async with serving(nginx_binary, tmp_path, 3) as (stack, fleet):
+        first, second, _ = fleet.endpoints
+        before = fleet.pids()
+        there = tmp_path / "there"
+        command = fleet.scripted("(HERE / 'there').touch()\nwhile not (HERE / 'go').exists(): time.sleep(0.01)")
+        deploy = Deploy(stack, "--exec", command)
+        try:
+            await eventually(there.exists, "the first update")
+            assert (await stack.order("undrain", "app_servers", first, "--wait")).code == 0
+            (tmp_path / "go").touch()
+            assert await asyncio.to_thread(deploy.wait) == 1, deploy.said()
+        finally:
+            deploy.kill()
+        assert f"stopped, 0 of 3 updated: somebody has put {first} back while it was updated" in deploy.said()
+        assert fleet.pid(second) == before[second]
+        said = await stack.order("rollout", "app_servers", "--resume")
+        assert said.code == 0, said.err
+
+
 async def test_a_restarted_sidecar_is_waited_for(nginx_binary: str, tmp_path: Path) -> None:
     """The sidecar is killed during an update: the rollout says once that it waits and why, once that it is back, and
     goes on."""

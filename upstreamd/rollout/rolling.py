@@ -13,7 +13,7 @@ from upstreamd.rollout import foretold, reply
 from upstreamd.rollout.drivers.gate import Gate
 from upstreamd.rollout.journal import DONE, DRAINING, FAILED, UPDATING, VERIFYING, WAITING, Entry, Journal, Progress
 from upstreamd.rollout.plan import Options, in_batches, leaves_room, leaves_somebody
-from upstreamd.rollout.rotation import ailing, away, is_out, may_change_places, not_out, not_served, serves
+from upstreamd.rollout.rotation import ailing, away, is_in_again, is_out, may_change_places, not_out, not_served, serves
 from upstreamd.rollout.running import Process, Running, Tell, end_leftover
 from upstreamd.rollout.seen import View
 from upstreamd.rollout.sidecar import Sidecar
@@ -199,6 +199,16 @@ class Rolling:
             except BaseException:
                 running.stop()
                 raise
+        self._still_out(part)
+
+    def _still_out(self, part: Sequence[Entry]) -> None:
+        """Raises StopError where one was put back meanwhile: its command has hit an instance that served."""
+        view = self._sidecar.look()
+        back = [entry.endpoint for entry in part if self._gate.holds and is_in_again(view, entry)]
+        if back:
+            raise StopError(
+                f"somebody has put {', '.join(back)} back while it was updated, so it may have failed requests"
+            )
 
     def _change_one(self, entry: Entry, running: Running) -> None:
         def started(process: Process) -> None:

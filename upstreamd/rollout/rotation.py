@@ -20,6 +20,12 @@ def not_out(view: View, entry: Entry) -> str:
     return f"{entry.endpoint} is not safe to stop" + (f": it is {seen.state} ({seen.reason})" if seen else "")
 
 
+def is_in_again(view: View, entry: Entry) -> bool:
+    """Whether it gets requests though it was taken out; what has come in its place is another one."""
+    seen = view.find(entry.endpoint)
+    return seen is not None and seen.key == entry.key and seen.state not in LEAVING
+
+
 def serves(view: View, endpoint: str) -> bool:
     """Whether nginx is proved to serve it, or would if its version were the active one."""
     seen = view.find(endpoint)

@@ -119,6 +119,26 @@ def test_with_another_one_away_nobody_leaves_early(tmp_path: Path) -> None:
     assert [entry.phase for entry in entries] == [DONE, WAITING]
 
 
+def test_who_is_put_back_by_somebody_while_it_is_updated_stops_it(tmp_path: Path) -> None:
+    """Its command has hit an instance that served; going on takes it out anew."""
+    admin = StagedAdmin(A, B, C)
+    engine, update, entries, _ = rolling(admin, tmp_path, [A, B])
+    put_back = {"undrained": [A]}
+
+    def change(entry: Entry, running: Running, tell: Tell, started: Callable[[Process], None]) -> None:
+        Noted.update(update, entry, running, tell, started)
+        admin.states.update(dict.fromkeys(put_back.pop("undrained", []), "healthy"))
+
+    update.update = change  # type: ignore[method-assign]  # somebody's order comes meanwhile
+    with pytest.raises(StopError, match=f"somebody has put {A} back while it was updated"):
+        engine.run()
+    assert (update.made, admin.states[B]) == ([A], "healthy")
+    assert [entry.phase for entry in entries] == [FAILED, WAITING]
+    engine.run()
+    assert update.made == [A, A, B]
+    assert admin.orders[1] == ("drain", A)
+
+
 @pytest.mark.parametrize("dies", [True, False])
 def test_while_another_ones_last_probe_fails_nobody_leaves(tmp_path: Path, dies: bool) -> None:
     """The command may have hit that one, which counts as healthy until it has failed more probes: then the sentence

@@ -33,6 +33,7 @@ class Maintenance:
     taking = "put into maintenance (Consul)"
     returning = "end the maintenance (Consul) of"
     hands_over = False
+    holds = False
 
     def __init__(self, agent: Agent, url: str = "") -> None:
         self._agent = agent
