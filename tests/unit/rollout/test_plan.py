@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,14 @@ def test_a_command_that_cannot_be_run_is_refused(line: str) -> None:
     """Before anything is begun."""
     with pytest.raises(WordsError, match="--exec"):
         Command(line)
+
+
+def test_a_file_that_may_not_be_executed_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    """Whoever wrote the script knows that it is there."""
+    script = tmp_path / "update it"
+    script.write_text("#!/bin/sh\n")
+    line = f"'{script}' {{port}}"
+    with pytest.raises(WordsError, match=re.escape(f"--exec: {script} is not executable; `chmod +x '{script}'`")):
+        Command(line).look()
+    script.chmod(0o755)
+    Command(line).look()

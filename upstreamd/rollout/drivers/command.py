@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -33,8 +34,12 @@ class Command:
 
     def look(self) -> None:
         """Raises WordsError where there is no such command here; better now than with an instance out."""
-        if "{" not in self._words[0] and shutil.which(self._words[0]) is None:
-            raise WordsError(f"--exec: there is no command {self._words[0]!r} here; give its path, or mend its name")
+        command = self._words[0]
+        if "{" in command or shutil.which(command) is not None:
+            return
+        if (file := shutil.which(command, os.F_OK)) is not None:
+            raise WordsError(f"--exec: {file} is not executable; `chmod +x {shlex.quote(file)}`")
+        raise WordsError(f"--exec: there is no command {command!r} here; give its path, or mend its name")
 
     def words(self, entry: Entry) -> list[str]:
         """The command for one instance."""
