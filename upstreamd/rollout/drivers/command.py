@@ -14,6 +14,10 @@ from upstreamd.rollout.stop import WordsError
 
 PLACES = ("address", "port", "id", "version", "instance")
 _PLACE = re.compile(r"\{(\w*)\}")
+_AS_WRITTEN = re.compile(r"""(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+""", re.DOTALL)
+"""A word with its quotes."""
+_OF_A_SHELL = ("&&", "||", "|", "&", ";", ">", ">>", "<", "2>", "2>&1")
+"""Words that are meant for a shell where they are not quoted, as is one that ends in `;`."""
 
 
 class Command:
@@ -28,6 +32,10 @@ class Command:
             raise WordsError(f"--exec {line!r}: {error}") from error
         if not self._words:
             raise WordsError("--exec is empty; give the command that updates one instance")
+        for word in _AS_WRITTEN.findall(line):
+            if word in _OF_A_SHELL or (word.endswith(";") and not word.endswith("\\;")):
+                remedy = "give it to one as `sh -c '...'`, or quote the word"
+                raise WordsError(f"--exec {line!r}: there is no shell that would understand {word!r}; {remedy}")
         for place in _PLACE.findall(line):
             if place not in PLACES:
                 raise WordsError(f"--exec knows no {{{place}}}; there are {', '.join(f'{{{one}}}' for one in PLACES)}")
