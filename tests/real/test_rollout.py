@@ -248,6 +248,8 @@ async def test_what_makes_no_sense_is_refused_and_so_is_its_dry_run(nginx_binary
             (1, "has no version 'blue'; none is known", app, *command, "--from", "blue"),
             (1, "app_servers has 2 that serve, and 2 of them together would leave none", app, *command, "--batch", "2"),
             (2, "--exec knows no {adress}", app, "--exec", "true {adress}"),
+            (1, f"--exec: {{id}} is empty for {first}", app, "--exec", "true --id={id}"),
+            (1, f"--exec: {{version}} is empty for {first}", app, "--exec", "true {port} {version}"),
             (2, "--exec: there is no command 'no-such-command' here", app, "--exec", "no-such-command"),
             (2, "name one way to update an instance", app),
             (2, "--probe localhost: give a URL", app, *command, "--probe", "localhost"),
@@ -336,7 +338,7 @@ async def test_a_dry_run_tells_what_would_be_done(nginx_binary: str, tmp_path: P
     """And touches nothing."""
     async with serving(nginx_binary, tmp_path, 2) as (stack, fleet):
         first, second = fleet.endpoints
-        words = ("app_servers", "--exec", "true {id} {instance}", "--probe", stack.url, "--dry-run")
+        words = ("app_servers", "--exec", "true '' {instance}", "--probe", stack.url, "--dry-run")
         said = await stack.order("rollout", *words)
         assert said.code == 0, said.err
         assert said.out.splitlines() == [

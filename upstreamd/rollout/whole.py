@@ -169,6 +169,7 @@ def _engine(sidecar: Sidecar, progress: Progress, setting: Setting) -> Engine:
 
     command = Command(driver["command"])
     command.look()
+    command.check(entry for entry in progress.entries if entry.phase != DONE)
     return Rolling(sidecar, _gate(driver, setting), command, setting.journal, progress, setting.rise, voice)
 
 

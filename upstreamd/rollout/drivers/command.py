@@ -6,11 +6,11 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from upstreamd.rollout.journal import Entry
 from upstreamd.rollout.running import Process, Running, Tell
-from upstreamd.rollout.stop import WordsError
+from upstreamd.rollout.stop import UsageError, WordsError
 
 PLACES = ("address", "port", "id", "version", "instance")
 _PLACE = re.compile(r"\{(\w*)\}")
@@ -49,16 +49,22 @@ class Command:
             raise WordsError(f"--exec: {file} is not executable; `chmod +x {shlex.quote(file)}`")
         raise WordsError(f"--exec: there is no command {command!r} here; give its path, or mend its name")
 
+    def check(self, entries: Iterable[Entry]) -> None:
+        """Raises UsageError where a place would be filled in with nothing."""
+        for entry in entries:
+            said = _said(entry)
+            empty = next(
+                (f"{{{place}}}" for word in self._words for place in _PLACE.findall(word) if not said[place]), ""
+            )
+            if empty:
+                raise UsageError(
+                    f"--exec: {empty} is empty for {entry.endpoint}, whose source tells none; leave it out, or use"
+                    " {instance} or {address}"
+                )
+
     def words(self, entry: Entry) -> list[str]:
         """The command for one instance."""
-        address, _, port = entry.endpoint.rpartition(":")
-        said = {
-            "address": address.strip("[]"),
-            "port": port,
-            "id": entry.id,
-            "version": entry.version,
-            "instance": entry.endpoint,
-        }
+        said = _said(entry)
         return [_PLACE.sub(lambda found: said[found[1]], word) for word in self._words]
 
     def update(self, entry: Entry, running: Running, tell: Tell, started: Callable[[Process], None]) -> None:
@@ -68,3 +74,15 @@ class Command:
     def described(self, entry: Entry) -> str:
         """What a plan says of it."""
         return f"run {shlex.join(self.words(entry))}"
+
+
+def _said(entry: Entry) -> dict[str, str]:
+    """What stands for each of PLACES."""
+    address, _, port = entry.endpoint.rpartition(":")
+    return {
+        "address": address.strip("[]"),
+        "port": port,
+        "id": entry.id,
+        "version": entry.version,
+        "instance": entry.endpoint,
+    }
