@@ -148,8 +148,15 @@ async def test_what_hangs_is_ended_and_what_is_not_well_stops_it(nginx_binary: s
         said = await stack.order("rollout", "app_servers", "--exec", hang, "--only", second, "--timeout", "3s")
         assert (said.code, "`sh` was not done within 3s and was ended" in said.err) == (1, True), said
         await eventually(lambda: not alive(int(note.read_text())), "the child to be ended")
+        forgotten = await stack.order("rollout", "app_servers", "--forget")
+        undrain = f"`upstreamd undrain app_servers {second}`"
+        sentence = (
+            f"the rollout of app_servers is forgotten; {second} stays out of rotation unless put back: {undrain}\n"
+        )
+        assert (forgotten.code, forgotten.out) == (0, sentence)
+        again = await stack.order("rollout", "app_servers", "--forget")
+        assert (again.code, again.out) == (0, "there is no rollout of app_servers\n")
         assert (await stack.order("undrain", "app_servers", second, "--wait")).code == 0
-        assert (await stack.order("rollout", "app_servers", "--forget")).code == 0
 
         said = await stack.order("rollout", "app_servers", "--exec", f"{fleet.command} sick", "--timeout", "3s")
         assert said.code == 1, said.out

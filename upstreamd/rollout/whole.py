@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from upstreamd.config import ConsulAgent
 from upstreamd.rollout import reply
 from upstreamd.rollout.drivers.gate import Drain, Gate
-from upstreamd.rollout.journal import DONE, WAITING, Entry, Journal, Progress
+from upstreamd.rollout.journal import DONE, DRAINING, FAILED, UPDATING, VERIFYING, WAITING, Entry, Journal, Progress
 from upstreamd.rollout.plan import Options, chosen
 from upstreamd.rollout.seen import LEAVING, View
 from upstreamd.rollout.sidecar import Admin, Sidecar
@@ -138,6 +138,22 @@ def resumed(progress: Progress, setting: Setting) -> Rollout:
         if entry.phase != DONE:
             _follow(entry, view)
     return Rollout(progress, _engine(sidecar, progress, setting), sidecar, setting.journal)
+
+
+def left_behind(progress: Progress) -> str:
+    """Who was taken out and not put back as far as the journal knows, with the commands for that; "" where nobody."""
+    phases = {"exec": (DRAINING, UPDATING, VERIFYING, FAILED), "compose": (DRAINING,)}.get(progress.driver["name"], ())
+    out = [each for each in progress.entries if each.phase in phases and each.successor in (None, each.key)]
+    if not out:
+        return ""
+    which, commands = ", ".join(each.endpoint for each in out), ", ".join(_to_put_back(progress, each) for each in out)
+    return f"; {which} stays out of rotation unless put back: {commands}"
+
+
+def _to_put_back(progress: Progress, entry: Entry) -> str:
+    if progress.driver.get("consul") is not None:
+        return f"`consul maint -disable -service={entry.id}`"
+    return f"`upstreamd undrain {progress.service} {entry.endpoint}`"
 
 
 def _follow(entry: Entry, view: View) -> None:
