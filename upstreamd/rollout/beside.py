@@ -41,7 +41,7 @@ class Beside:
     def check(self, view: View) -> None:
         """As Engine: new containers come first, so nobody is missed."""
 
-    def check_room(self, view: View) -> None:
+    def check_next(self, view: View) -> None:
         """As Engine: new containers come first, so nobody has to be away."""
 
     def described(self) -> list[str]:

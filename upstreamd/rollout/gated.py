@@ -27,7 +27,7 @@ class Gated:
     def check(self, view: View) -> None:
         """As Engine: new tasks come first, so nobody is missed."""
 
-    def check_room(self, view: View) -> None:
+    def check_next(self, view: View) -> None:
         """As Engine: new tasks come first, so nobody has to be away."""
 
     def described(self) -> list[str]:

@@ -54,14 +54,14 @@ class Rolling:
         self._handed_over_at: float | None = None
 
     def check(self, view: View) -> None:
-        """Raises UsageError where the gate has no hold of somebody, or a first step would take everybody out."""
+        """Raises UsageError where a first step would take everybody out."""
         targets = [entry.endpoint for entry in self._progress.entries]
-        self._gate.check(view, targets)
         leaves_somebody(view, self._progress.service, targets, self._options.batch)
 
-    def check_room(self, view: View) -> None:
-        """As Engine."""
+    def check_next(self, view: View) -> None:
+        """As Engine; also where the gate has no hold of somebody."""
         left = [entry.endpoint for entry in self._progress.entries if entry.phase != DONE]
+        self._gate.check(view, left)
         first = next(iter(self._parts()), [])
         if any(entry.phase != VERIFYING for entry in first):  # else it is out and updated already
             part = [entry.endpoint for entry in first]
@@ -269,7 +269,7 @@ class Rolling:
                 try:
                     self._gate.put_back(self._sidecar, entry)
                 except StopError as error:
-                    self._about(entry, f"is out of rotation, and is not put back: {error}")
+                    self._about(entry, f"may be out of rotation, and is not put back: {error}")
                 else:
                     entry.phase = WAITING
                     self._about(entry, "is put back as it was")

@@ -25,7 +25,7 @@ class Engine(Protocol):
     def check(self, view: View) -> None:
         """Raises UsageError where a first step would be refused."""
 
-    def check_room(self, view: View) -> None:
+    def check_next(self, view: View) -> None:
         """Raises UsageError where its next step waits for what does not come true by itself."""
 
     def described(self) -> list[str]:
@@ -67,14 +67,14 @@ class Rollout:
         """Of a new one: raises UsageError where it would stop with the first instance; nothing is begun."""
         view = self._looked()
         self._engine.check(view)
-        self._engine.check_room(view)
+        self._engine.check_next(view)
         probe = Options.read(self.progress.options).probe
         if probe and any(each.well for each in view.instances):  # where nobody serves, the update is to mend that
             reply.expect_before(probe)
 
     def check_again(self) -> None:
         """Of one that is gone on with: raises UsageError where it would wait in vain."""
-        self._engine.check_room(self._looked())
+        self._engine.check_next(self._looked())
 
     def _looked(self) -> View:
         """Raises UsageError where nginx cannot be told of any change."""
