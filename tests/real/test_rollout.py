@@ -20,9 +20,13 @@ pytestmark = [pytest.mark.real("nginx"), pytest.mark.timeout(180)]
 
 
 @contextlib.asynccontextmanager
-async def serving(binary: str, root: Path, size: int, route: str = "reload") -> AsyncIterator[tuple[Stack, Fleet]]:
+async def serving(
+    binary: str, root: Path, size: int, route: str = "reload", fall: int = 2
+) -> AsyncIterator[tuple[Stack, Fleet]]:
     """So many instances, all served by nginx."""
     stack, fleet = Stack(binary, root, route), Fleet(root, size)
+    config = stack.sidecar.config
+    config.write_text(config.read_text().replace("fall = 2", f"fall = {fall}"))
     try:
         await asyncio.to_thread(fleet.start)
         fleet.name(stack)
@@ -144,8 +148,15 @@ async def test_what_hangs_is_ended_and_what_is_not_well_stops_it(nginx_binary: s
         said = await stack.order("rollout", "app_servers", "--exec", hang, "--only", second, "--timeout", "3s")
         assert (said.code, "`sh` was not done within 3s and was ended" in said.err) == (1, True), said
         await eventually(lambda: not alive(int(note.read_text())), "the child to be ended")
+        forgotten = await stack.order("rollout", "app_servers", "--forget")
+        undrain = f"`upstreamd undrain app_servers {second}`"
+        sentence = (
+            f"the rollout of app_servers is forgotten; {second} stays out of rotation unless put back: {undrain}\n"
+        )
+        assert (forgotten.code, forgotten.out) == (0, sentence)
+        again = await stack.order("rollout", "app_servers", "--forget")
+        assert (again.code, again.out) == (0, "there is no rollout of app_servers\n")
         assert (await stack.order("undrain", "app_servers", second, "--wait")).code == 0
-        assert (await stack.order("rollout", "app_servers", "--forget")).code == 0
 
         said = await stack.order("rollout", "app_servers", "--exec", f"{fleet.command} sick", "--timeout", "3s")
         assert said.code == 1, said.out
@@ -163,6 +174,45 @@ async def test_a_command_that_hits_another_instance_stops_it(nginx_binary: str, 
         said = await stack.order("rollout", "app_servers", "--exec", command)
         assert said.code == 1, said.out
         assert f"while {first} was to be updated, {second} has gone or become another instance" in said.err
+
+
+async def test_a_command_that_kills_another_instance_stops_it_in_time(nginx_binary: str, tmp_path: Path) -> None:
+    """It counts as healthy for many probes more; nobody else leaves meanwhile, and who was updated is named."""
+    async with serving(nginx_binary, tmp_path, 3, fall=12) as (stack, fleet):
+        first, second, third = fleet.endpoints
+        before = fleet.pids()
+        said = await stack.order(
+            *("rollout", "app_servers", "--timeout", "5s"),
+            *(
+                "--exec",
+                fleet.scripted(f"import contextlib\nwith contextlib.suppress(OSError): os.kill({fleet.pid(third)}, 9)"),
+            ),
+        )
+        assert said.code == 1, said.out
+        assert f"{third} does not serve any more since {first} was updated" in said.err
+        assert fleet.pid(second) == before[second]
+        assert stack.sidecar.states()[second] == "healthy"
+
+
+async def test_an_undrain_of_the_one_that_is_updated_stops_it(nginx_binary: str, tmp_path: Path) -> None:
+    """It is accepted, for an operator may; the rollout says so, and nobody else is updated."""
+    async with serving(nginx_binary, tmp_path, 3) as (stack, fleet):
+        first, second, _ = fleet.endpoints
+        before = fleet.pids()
+        there = tmp_path / "there"
+        command = fleet.scripted("(HERE / 'there').touch()\nwhile not (HERE / 'go').exists(): time.sleep(0.01)")
+        deploy = Deploy(stack, "--exec", command)
+        try:
+            await eventually(there.exists, "the first update")
+            assert (await stack.order("undrain", "app_servers", first, "--wait")).code == 0
+            (tmp_path / "go").touch()
+            assert await asyncio.to_thread(deploy.wait) == 1, deploy.said()
+        finally:
+            deploy.kill()
+        assert f"stopped, 0 of 3 updated: somebody has put {first} back while it was updated" in deploy.said()
+        assert fleet.pid(second) == before[second]
+        said = await stack.order("rollout", "app_servers", "--resume")
+        assert said.code == 0, said.err
 
 
 async def test_a_restarted_sidecar_is_waited_for(nginx_binary: str, tmp_path: Path) -> None:
@@ -205,6 +255,8 @@ async def test_what_makes_no_sense_is_refused_and_so_is_its_dry_run(nginx_binary
             (1, "has no version 'blue'; none is known", app, *command, "--from", "blue"),
             (1, "app_servers has 2 that serve, and 2 of them together would leave none", app, *command, "--batch", "2"),
             (2, "--exec knows no {adress}", app, "--exec", "true {adress}"),
+            (1, f"--exec: {{id}} is empty for {first}", app, "--exec", "true --id={id}"),
+            (1, f"--exec: {{version}} is empty for {first}", app, "--exec", "true {port} {version}"),
             (2, "--exec: there is no command 'no-such-command' here", app, "--exec", "no-such-command"),
             (2, "name one way to update an instance", app),
             (2, "--probe localhost: give a URL", app, *command, "--probe", "localhost"),
@@ -230,11 +282,70 @@ async def test_what_makes_no_sense_is_refused_and_so_is_its_dry_run(nginx_binary
             assert (said.code, "cannot be reached" in said.err) == (3, True), said
 
 
+async def test_beside_a_drained_instance_it_needs_room(nginx_binary: str, tmp_path: Path) -> None:
+    """Who is drained by an operator does not come back by itself: refused at once, dry run and --resume too; with room
+    for it, or once it is put back, the others are updated."""
+    async with serving(nginx_binary, tmp_path, 3) as (stack, fleet):
+        first, second, third = fleet.endpoints
+        before = fleet.pids()
+        assert (await stack.order("drain", "app_servers", third, "--wait")).code == 0
+        sentence = (
+            f"{third} stays drained until it is put back, and taking {first} out too would exceed --max-unavailable 1;"
+            f" `upstreamd undrain app_servers {third}`, or begin with --max-unavailable 2"
+        )
+        words = ("rollout", "app_servers", "--exec", fleet.command)
+        for dry in ((), ("--dry-run",)):
+            said = await stack.order(*words, *dry)
+            assert (said.code, sentence in said.err) == (1, True), said
+        assert fleet.pids() == before
+        assert not list((tmp_path / "state").glob("rollout-*.json"))
+        said = await stack.order(*words, "--max-unavailable", "2")
+        assert said.code == 0, said.err
+        once = fleet.pids()
+        assert [once[each] != before[each] for each in (first, second, third)] == [True, True, False]
+
+        assert (await stack.order("undrain", "app_servers", third, "--wait")).code == 0
+        assert (await stack.order("rollout", "app_servers", "--exec", "false", "--only", first)).code == 1
+        assert (await stack.order("drain", "app_servers", third, "--wait")).code == 0
+        for dry in ((), ("--dry-run",)):
+            said = await stack.order("rollout", "app_servers", "--resume", "--exec", fleet.command, *dry)
+            assert (said.code, sentence in said.err) == (1, True), said
+        assert (await stack.order("undrain", "app_servers", third, "--wait")).code == 0
+        said = await stack.order("rollout", "app_servers", "--resume", "--exec", fleet.command)
+        assert said.code == 0, said.err
+
+
+async def test_what_nginx_rejects_is_told_and_nothing_is_begun_meanwhile(nginx_binary: str, tmp_path: Path) -> None:
+    """A configuration that another hand has broken: the sentence of the stop says so in nginx's words, and no rollout
+    begins or goes on before it is mended."""
+    async with serving(nginx_binary, tmp_path, 3) as (stack, fleet):
+        before = fleet.pids()
+        well = stack.nginx.config.read_text()
+        stack.nginx.config.write_text(well.replace("http {", "http { no_such_directive on;"))
+        words = ("rollout", "app_servers", "--exec", fleet.command)
+        why = 'a change waits, for the last apply was rejected: [emerg] unknown directive "no_such_directive"'
+        said = await stack.order(*words, "--timeout", "2s")
+        assert (said.code, f"{fleet.endpoints[0]} is not safe to stop" in said.err, why in said.err) == (1, True, True)
+        for dry in ((), ("--dry-run",)):
+            said = await stack.order("rollout", "app_servers", "--resume", *dry)
+            assert (said.code, f"{why} in" in said.err, "mend that first" in said.err) == (1, True, True), said
+        assert (await stack.order("rollout", "app_servers", "--forget")).code == 0
+        for dry in ((), ("--dry-run",)):
+            said = await stack.order(*words, *dry)
+            assert (said.code, f"{why} in" in said.err) == (1, True), said
+        assert fleet.pids() == before
+        assert not list((tmp_path / "state").glob("rollout-*.json"))
+        stack.nginx.config.write_text(well)
+        assert (await stack.order("undrain", "app_servers", fleet.endpoints[0], "--wait")).code == 0
+        said = await stack.order(*words)
+        assert said.code == 0, said.err
+
+
 async def test_a_dry_run_tells_what_would_be_done(nginx_binary: str, tmp_path: Path) -> None:
     """And touches nothing."""
     async with serving(nginx_binary, tmp_path, 2) as (stack, fleet):
         first, second = fleet.endpoints
-        words = ("app_servers", "--exec", "true {id} {instance}", "--probe", stack.url, "--dry-run")
+        words = ("app_servers", "--exec", "true '' {instance}", "--probe", stack.url, "--dry-run")
         said = await stack.order("rollout", *words)
         assert said.code == 0, said.err
         assert said.out.splitlines() == [

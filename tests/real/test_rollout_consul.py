@@ -64,8 +64,14 @@ async def test_each_is_in_maintenance_while_it_is_updated(
             assert fleet.pid(endpoint) != before[endpoint]
         assert agent.ask("GET", "/health/state/critical") == []
         assert load.failures == []
-        nobody = await order(
-            sidecar, "rollout", "app_servers", "--exec", "true", "--consul", "http://127.0.0.1:1", "--timeout", "5s"
-        )
-        assert (nobody.code, "Consul at http://127.0.0.1:1 does not answer" in nobody.err) == (1, True), nobody
+        words = ("rollout", "app_servers", "--exec", "true", "--timeout", "5s")
+        for url, why in (
+            ("http://127.0.0.1:1", "Consul at http://127.0.0.1:1 does not answer"),
+            (f"http://127.0.0.1:{sidecar.admin}", f"has no service id app-{fleet.endpoints[0].rpartition(':')[2]}"),
+        ):
+            for dry in ((), ("--dry-run",)):
+                nobody = await order(sidecar, *words, "--consul", url, *dry)
+                assert (nobody.code, why in nobody.err, "put back" in nobody.out) == (1, True, False), nobody
         assert set(sidecar.states().values()) == {"healthy"}
+        assert not list(sidecar.state.glob("rollout-*.json"))
+        assert (await order(sidecar, *words, "--consul", "--dry-run")).code == 0

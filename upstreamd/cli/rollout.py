@@ -146,15 +146,17 @@ def _journal(config: Config, arguments: Arguments) -> Path:
 def _with(journal: Journal, config: Config, arguments: Arguments) -> int:
     """The rollout, or what else was asked for, with the journal locked."""
     from upstreamd.rollout.stop import UsageError
-    from upstreamd.rollout.whole import Setting, begun, resumed
+    from upstreamd.rollout.whole import Setting, begun, left_behind, resumed
 
     service, left = arguments.service, journal.load()
     if left is not None and left.service != service:
         raise UsageError(f"{journal.path} is the journal of a rollout of {left.service}; name another with --journal")
     if arguments.forget:
         journal.remove()
-        what = "is forgotten; what it drained stays so" if left else "there was none"
-        return _told(arguments, {"service": service, "result": "forgotten"}, f"the rollout of {service}: {what}")
+        said = (
+            f"the rollout of {service} is forgotten{left_behind(left)}" if left else f"there is no rollout of {service}"
+        )
+        return _told(arguments, {"service": service, "result": "forgotten"}, said)
     if arguments.resume and left is None:
         raise UsageError(f"there is no rollout of {service} to go on with: {journal.path} does not exist")
     if left is not None and not arguments.resume:
@@ -171,7 +173,9 @@ def _with(journal: Journal, config: Config, arguments: Arguments) -> int:
         rollout = resumed(left, setting)
     else:
         rollout = begun(service, _driver(arguments), _options(arguments), setting)
-    if not arguments.resume:
+    if arguments.resume:
+        rollout.check_again()
+    else:
         rollout.check()
     if arguments.dry_run:
         lines = rollout.described()

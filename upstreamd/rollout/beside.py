@@ -41,6 +41,9 @@ class Beside:
     def check(self, view: View) -> None:
         """As Engine: new containers come first, so nobody is missed."""
 
+    def check_next(self, view: View) -> None:
+        """As Engine: new containers come first, so nobody has to be away."""
+
     def described(self) -> list[str]:
         """What it would do, a line each."""
         leaving, parts = self._left()

@@ -27,6 +27,9 @@ class Gated:
     def check(self, view: View) -> None:
         """As Engine: new tasks come first, so nobody is missed."""
 
+    def check_next(self, view: View) -> None:
+        """As Engine: new tasks come first, so nobody has to be away."""
+
     def described(self) -> list[str]:
         """What it would do, a line each."""
         lines, size, number = [], self._options.batch, len(self._progress.entries)

@@ -70,6 +70,19 @@ def leaves_somebody(view: View, service: str, targets: Sequence[str], batch: int
         )
 
 
+def leaves_room(view: View, service: str, part: Sequence[str], targets: Sequence[str], most: int) -> None:
+    """Raises UsageError where `part` (addresses) can never leave, for others than `targets` are drained by order, and
+    more than `most` would be away."""
+    out = [each.endpoint for each in view.instances if each.drained_by_order and each.endpoint not in targets]
+    needed = len(out) + len(part)
+    if out and needed > most:
+        remedy = ", ".join(f"`upstreamd undrain {service} {endpoint}`" for endpoint in out)
+        raise UsageError(
+            f"{', '.join(out)} stays drained until it is put back, and taking {', '.join(part)} out too would exceed"
+            f" --max-unavailable {most}; {remedy}, or begin with --max-unavailable {needed}"
+        )
+
+
 def _is_meant(each: Seen, options: Options) -> bool:
     if options.only and each.endpoint not in options.only:
         return False

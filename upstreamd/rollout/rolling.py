@@ -12,8 +12,8 @@ from typing import Protocol
 from upstreamd.rollout import foretold, reply
 from upstreamd.rollout.drivers.gate import Gate
 from upstreamd.rollout.journal import DONE, DRAINING, FAILED, UPDATING, VERIFYING, WAITING, Entry, Journal, Progress
-from upstreamd.rollout.plan import Options, in_batches, leaves_somebody
-from upstreamd.rollout.rotation import away, is_out, may_change_places, not_out, not_served, serves
+from upstreamd.rollout.plan import Options, in_batches, leaves_room, leaves_somebody
+from upstreamd.rollout.rotation import ailing, away, is_in_again, is_out, may_change_places, not_out, not_served, serves
 from upstreamd.rollout.running import Process, Running, Tell, end_leftover
 from upstreamd.rollout.seen import View
 from upstreamd.rollout.sidecar import Sidecar
@@ -54,10 +54,18 @@ class Rolling:
         self._handed_over_at: float | None = None
 
     def check(self, view: View) -> None:
-        """Raises UsageError where the gate has no hold of somebody, or a first step would take everybody out."""
+        """Raises UsageError where a first step would take everybody out."""
         targets = [entry.endpoint for entry in self._progress.entries]
-        self._gate.check(view, targets)
         leaves_somebody(view, self._progress.service, targets, self._options.batch)
+
+    def check_next(self, view: View) -> None:
+        """As Engine; also where the gate has no hold of somebody."""
+        left = [entry.endpoint for entry in self._progress.entries if entry.phase != DONE]
+        self._gate.check(view, left)
+        first = next(iter(self._parts()), [])
+        if any(entry.phase != VERIFYING for entry in first):  # else it is out and updated already
+            part = [entry.endpoint for entry in first]
+            leaves_room(view, self._progress.service, part, left, self._options.max_unavailable)
 
     def described(self) -> list[str]:
         """What it would do, a line each."""
@@ -191,6 +199,16 @@ class Rolling:
             except BaseException:
                 running.stop()
                 raise
+        self._still_out(part)
+
+    def _still_out(self, part: Sequence[Entry]) -> None:
+        """Raises StopError where one was put back meanwhile: its command has hit an instance that served."""
+        view = self._sidecar.look()
+        back = [entry.endpoint for entry in part if self._gate.holds and is_in_again(view, entry)]
+        if back:
+            raise StopError(
+                f"somebody has put {', '.join(back)} back while it was updated, so it may have failed requests"
+            )
 
     def _change_one(self, entry: Entry, running: Running) -> None:
         def started(process: Process) -> None:
@@ -251,7 +269,7 @@ class Rolling:
                 try:
                     self._gate.put_back(self._sidecar, entry)
                 except StopError as error:
-                    self._about(entry, f"is out of rotation, and is not put back: {error}")
+                    self._about(entry, f"may be out of rotation, and is not put back: {error}")
                 else:
                     entry.phase = WAITING
                     self._about(entry, "is put back as it was")
@@ -262,13 +280,10 @@ class Rolling:
         leaving = {entry.endpoint for entry in following if entry.phase == DRAINING}
         others = [each.endpoint for each in before.instances if each.well and each.endpoint not in meant | leaving]
 
-        def sick(view: View) -> list[str]:
-            return [place for place in others if not serves(view, place)]
-
         def why_not(view: View) -> str:
-            return f"{', '.join(sick(view))} does not serve any more since {', '.join(meant)} was updated"
+            return f"{', '.join(ailing(view, others))} since {', '.join(meant)} was updated"
 
-        self._sidecar.await_view(lambda view: not sick(view), why_not)
+        self._sidecar.await_view(lambda view: not ailing(view, others), why_not)
 
     def _enter(self, part: Sequence[Entry], phase: str, keep: tuple[str, ...] = ()) -> None:
         for entry in part:

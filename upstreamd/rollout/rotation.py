@@ -20,6 +20,12 @@ def not_out(view: View, entry: Entry) -> str:
     return f"{entry.endpoint} is not safe to stop" + (f": it is {seen.state} ({seen.reason})" if seen else "")
 
 
+def is_in_again(view: View, entry: Entry) -> bool:
+    """Whether it gets requests though it was taken out; what has come in its place is another one."""
+    seen = view.find(entry.endpoint)
+    return seen is not None and seen.key == entry.key and seen.state not in LEAVING
+
+
 def serves(view: View, endpoint: str) -> bool:
     """Whether nginx is proved to serve it, or would if its version were the active one."""
     seen = view.find(endpoint)
@@ -30,6 +36,19 @@ def not_served(view: View, endpoint: str) -> str:
     """Why not."""
     seen = view.find(endpoint)
     return f"nginx does not serve {endpoint} yet" + (f": it is {seen.state} ({seen.reason})" if seen else "")
+
+
+def ailing(view: View, others: Collection[str]) -> list[str]:
+    """What is wrong with each of `others` (addresses), which served before: what fails its last probe may be dead,
+    though it counts as healthy until it has failed more of them."""
+    return [sentence for endpoint in others if (sentence := _ails(view, endpoint))]
+
+
+def _ails(view: View, endpoint: str) -> str:
+    if not serves(view, endpoint):
+        return f"{endpoint} does not serve any more"
+    seen = view.find(endpoint)
+    return f"{endpoint} fails its probes ({seen.probe_reason})" if seen is not None and seen.probe == "fail" else ""
 
 
 def away(view: View, meant: Collection[str]) -> list[str]:
@@ -46,5 +65,7 @@ def may_change_places(view: View, part: Sequence[Entry], following: Sequence[Ent
         return False
     if any(seen is None or not seen.passes for seen in map(view.find, back)):
         return False  # it has fallen ill again since it was verified
+    if any(each.well and each.probe == "fail" for each in view.instances if each.endpoint not in back):
+        return False  # it may be dead, and the next one is needed until that is known
     # whom somebody else has out is not ours to put back where its turn does not come
     return not any(seen is not None and seen.state in LEAVING for seen in map(view.find, out))

@@ -15,6 +15,10 @@ Key = tuple[str, str]
 
 LEAVING = ("draining", "drained")
 """States of an instance that gets no new requests."""
+BY_ORDER = "drained by "
+"""How the reason of an instance begins that somebody has drained, and nobody but somebody puts back."""
+FAILURES = {"rejected": "was rejected", "unconfirmed": "was not confirmed", "failed": "failed"}
+"""Kinds of outcomes after which nginx does not serve what was decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,11 @@ class Seen:
         return self.well or self.probe != "fail"
 
     @property
+    def drained_by_order(self) -> bool:
+        """Whether somebody has drained it; then it does not come back by itself."""
+        return self.state in LEAVING and self.reason.startswith(BY_ORDER)
+
+    @property
     def key(self) -> Key:
         """What tells it from a successor at the same address."""
         return self.endpoint, self.id
@@ -49,11 +58,12 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class View:
     """All instances of the service at `at` (seconds on the sidecar's wall clock); `settled` tells whether nginx is
-    proved to have every order that was given."""
+    proved to have every order that was given, and `failure` why a change waits that was tried in vain ("": none)."""
 
     at: float
     instances: tuple[Seen, ...]
     settled: bool = True
+    failure: str = ""
 
     def find(self, endpoint: str) -> Seen | None:
         """The instance at this address and port."""
@@ -75,7 +85,14 @@ def view(document: dict[str, Any], service: str) -> View:
     said = document["services"].get(service, {})
     rotation = said.get("rotation", {})
     listed = tuple(_seen(each, at, rotation.get("split", {})) for each in said.get("instances", []))
-    return View(at, listed, rotation.get("settled", True))
+    return View(at, listed, rotation.get("settled", True), _failure(document))
+
+
+def _failure(document: dict[str, Any]) -> str:
+    outcome = document.get("outcome")
+    if not outcome or not document.get("pending") or outcome["kind"] not in FAILURES:
+        return ""
+    return f"a change waits, for the last apply {FAILURES[outcome['kind']]}: {outcome['detail']}"
 
 
 def _seen(said: dict[str, Any], at: float, split: dict[str, int]) -> Seen:

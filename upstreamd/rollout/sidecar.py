@@ -96,7 +96,8 @@ class Sidecar:
             if holds(found):
                 return found
             if self.clock() > until:
-                raise StopError(f"{why_not(found)}, after {self.patience:g}s")
+                rest = f"; {found.failure}" if found.failure else ""
+                raise StopError(f"{why_not(found)}, after {self.patience:g}s{rest}")
             time.sleep(BETWEEN_LOOKS)
 
     def _ordered(self, endpoint: str, verb: str) -> bool:

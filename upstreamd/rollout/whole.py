@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from upstreamd.config import ConsulAgent
 from upstreamd.rollout import reply
 from upstreamd.rollout.drivers.gate import Drain, Gate
-from upstreamd.rollout.journal import DONE, WAITING, Entry, Journal, Progress
+from upstreamd.rollout.journal import DONE, DRAINING, FAILED, UPDATING, VERIFYING, WAITING, Entry, Journal, Progress
 from upstreamd.rollout.plan import Options, chosen
 from upstreamd.rollout.seen import LEAVING, View
 from upstreamd.rollout.sidecar import Admin, Sidecar
@@ -24,6 +24,9 @@ class Engine(Protocol):
 
     def check(self, view: View) -> None:
         """Raises UsageError where a first step would be refused."""
+
+    def check_next(self, view: View) -> None:
+        """Raises UsageError where its next step waits for what does not come true by itself."""
 
     def described(self) -> list[str]:
         """What it would do, a line each."""
@@ -62,11 +65,23 @@ class Rollout:
 
     def check(self) -> None:
         """Of a new one: raises UsageError where it would stop with the first instance; nothing is begun."""
-        view = self._sidecar.look()
+        view = self._looked()
         self._engine.check(view)
+        self._engine.check_next(view)
         probe = Options.read(self.progress.options).probe
         if probe and any(each.well for each in view.instances):  # where nobody serves, the update is to mend that
             reply.expect_before(probe)
+
+    def check_again(self) -> None:
+        """Of one that is gone on with: raises UsageError where it would wait in vain."""
+        self._engine.check_next(self._looked())
+
+    def _looked(self) -> View:
+        """Raises UsageError where nginx cannot be told of any change."""
+        view = self._sidecar.look()
+        if view.failure:
+            raise UsageError(f"{view.failure}; mend that first, for nginx would not let go of an instance either")
+        return view
 
     def run(self) -> None:
         """To its end, after which the journal is gone. Raises StopError where it stops before."""
@@ -125,6 +140,22 @@ def resumed(progress: Progress, setting: Setting) -> Rollout:
     return Rollout(progress, _engine(sidecar, progress, setting), sidecar, setting.journal)
 
 
+def left_behind(progress: Progress) -> str:
+    """Who was taken out and not put back as far as the journal knows, with the commands for that; "" where nobody."""
+    phases = {"exec": (DRAINING, UPDATING, VERIFYING, FAILED), "compose": (DRAINING,)}.get(progress.driver["name"], ())
+    out = [each for each in progress.entries if each.phase in phases and each.successor in (None, each.key)]
+    if not out:
+        return ""
+    which, commands = ", ".join(each.endpoint for each in out), ", ".join(_to_put_back(progress, each) for each in out)
+    return f"; {which} stays out of rotation unless put back: {commands}"
+
+
+def _to_put_back(progress: Progress, entry: Entry) -> str:
+    if progress.driver.get("consul") is not None:
+        return f"`consul maint -disable -service={entry.id}`"
+    return f"`upstreamd undrain {progress.service} {entry.endpoint}`"
+
+
 def _follow(entry: Entry, view: View) -> None:
     """An update that failed after it had put another instance in the place of the first is made of that one."""
     if entry.phase == WAITING or entry.successor is None or entry.successor == entry.key:
@@ -154,6 +185,7 @@ def _engine(sidecar: Sidecar, progress: Progress, setting: Setting) -> Engine:
 
     command = Command(driver["command"])
     command.look()
+    command.check(entry for entry in progress.entries if entry.phase != DONE)
     return Rolling(sidecar, _gate(driver, setting), command, setting.journal, progress, setting.rise, voice)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,37 @@ def test_a_command_that_cannot_be_run_is_refused(line: str) -> None:
     """Before anything is begun."""
     with pytest.raises(WordsError, match="--exec"):
         Command(line)
+
+
+@pytest.mark.parametrize("line", ["a && b", "a || b", "a | b", "a ; b", "a; b", "a 'x y' > log", "a < 'in put'", "a &"])
+def test_what_a_shell_would_understand_is_refused(line: str) -> None:
+    """It would reach the command as an argument, and half of what was meant would not be done."""
+    with pytest.raises(WordsError, match=re.escape("give it to one as `sh -c '...'`")):
+        Command(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("sh -c 'a && b; c;'", "a && b; c;"),
+        ('ssh {address} "a; b;"', "a; b;"),
+        ("ssh {address} run='a; b'", "run=a; b"),
+        (r"find . -delete \;", ";"),
+        ("deploy 'a' '&&'", "&&"),
+        ("deploy a&b", "a&b"),
+    ],
+)
+def test_what_is_quoted_is_a_word_like_any_other(line: str, word: str) -> None:
+    """A script for a shell, an end of `find -exec`."""
+    assert Command(line).words(Entry("10.0.0.1:80"))[-1] == word
+
+
+def test_a_file_that_may_not_be_executed_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    """Whoever wrote the script knows that it is there."""
+    script = tmp_path / "update it"
+    script.write_text("#!/bin/sh\n")
+    line = f"'{script}' {{port}}"
+    with pytest.raises(WordsError, match=re.escape(f"--exec: {script} is not executable; `chmod +x '{script}'`")):
+        Command(line).look()
+    script.chmod(0o755)
+    Command(line).look()

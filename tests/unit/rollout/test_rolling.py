@@ -119,6 +119,55 @@ def test_with_another_one_away_nobody_leaves_early(tmp_path: Path) -> None:
     assert [entry.phase for entry in entries] == [DONE, WAITING]
 
 
+def test_who_is_put_back_by_somebody_while_it_is_updated_stops_it(tmp_path: Path) -> None:
+    """Its command has hit an instance that served; going on takes it out anew."""
+    admin = StagedAdmin(A, B, C)
+    engine, update, entries, _ = rolling(admin, tmp_path, [A, B])
+    put_back = {"undrained": [A]}
+
+    def change(entry: Entry, running: Running, tell: Tell, started: Callable[[Process], None]) -> None:
+        Noted.update(update, entry, running, tell, started)
+        admin.states.update(dict.fromkeys(put_back.pop("undrained", []), "healthy"))
+
+    update.update = change  # type: ignore[method-assign]  # somebody's order comes meanwhile
+    with pytest.raises(StopError, match=f"somebody has put {A} back while it was updated"):
+        engine.run()
+    assert (update.made, admin.states[B]) == ([A], "healthy")
+    assert [entry.phase for entry in entries] == [FAILED, WAITING]
+    engine.run()
+    assert update.made == [A, A, B]
+    assert admin.orders[1] == ("drain", A)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_while_another_ones_last_probe_fails_nobody_leaves(tmp_path: Path, dies: bool) -> None:
+    """The command may have hit that one, which counts as healthy until it has failed more probes: then the sentence
+    names who was updated; where it passes again, the rollout goes on."""
+    admin = StagedAdmin(A, B, C)
+    engine, update, entries, _ = rolling(admin, tmp_path, [A, B])
+    looks = [0]
+    ask = admin.ask
+
+    def judged(path: str) -> dict[str, object]:
+        looks[0] += 1 if admin.orders[-1:] == [("undrain", A)] else 0
+        if looks[0] == 4:
+            admin.ill.discard(C)
+            admin.states[C] = "unhealthy" if dies else "healthy"
+        return ask(path)
+
+    admin.ask = judged  # type: ignore[method-assign]  # it is found out some looks later
+    admin.after = lambda order: admin.ill.add(C) if order == ("drain", A) else None
+    if dies:
+        with pytest.raises(StopError, match=f"{C} does not serve any more since {A} was updated"):
+            engine.run()
+        assert (update.made, admin.states[B]) == ([A], "healthy")
+        assert [entry.phase for entry in entries] == [DONE, WAITING]
+    else:
+        engine.run()
+        assert update.made == [A, B]
+    assert admin.orders[:2] == [("drain", A), ("undrain", A)]
+
+
 @pytest.mark.parametrize("sick", [A, C])
 def test_who_left_for_a_turn_that_does_not_come_is_put_back(tmp_path: Path, sick: str) -> None:
     """Whoever falls ill as they change places: the one that left was not updated, and serves on."""
@@ -150,7 +199,7 @@ def test_who_cannot_be_put_back_is_named(tmp_path: Path) -> None:
     with pytest.raises(StopError, match=A):
         engine.run()
     assert entries[1].phase not in (WAITING, DONE)
-    assert any("is out of rotation, and is not put back: upstreamd will not undrain it" in line for line in said)
+    assert any("may be out of rotation, and is not put back: upstreamd will not undrain it" in line for line in said)
     assert B in engine.back()
 
 

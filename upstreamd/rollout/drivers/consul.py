@@ -33,6 +33,7 @@ class Maintenance:
     taking = "put into maintenance (Consul)"
     returning = "end the maintenance (Consul) of"
     hands_over = False
+    holds = False
 
     def __init__(self, agent: Agent, url: str = "") -> None:
         self._agent = agent
@@ -53,6 +54,11 @@ class Maintenance:
                     f"{endpoint} comes from the source {seen.source}, not from Consul, so it has no maintenance mode;"
                     " leave out --consul"
                 )
+        try:
+            for seen in filter(None, map(view.find, endpoints)):
+                self._ask(Entry(seen.endpoint, seen.id))
+        except StopError as error:
+            raise UsageError(f"{error}; nothing is taken out") from error
 
     def take_out(self, sidecar: Sidecar, entry: Entry) -> None:
         """As Gate. The last instance that serves stays: Consul would not mind."""
@@ -78,19 +84,23 @@ class Maintenance:
         """As Gate."""
         return "consul maint -disable -service=ID"
 
-    def _ask(self, entry: Entry, *, enable: bool) -> None:
-        """Turn maintenance on or off. Raises StopError."""
+    def _ask(self, entry: Entry, *, enable: bool | None = None) -> None:
+        """Turn maintenance on or off; None: ask only whether the agent knows it. Raises StopError."""
         if not entry.id:
             raise StopError(
                 f"{entry.endpoint} does not come from Consul, so it has no maintenance mode; leave out --consul"
             )
         url = self._url.replace("{address}", entry.endpoint.rpartition(":")[0])
-        words = urlencode({"enable": str(enable).lower(), "reason": REASON})
-        path = f"/v1/agent/service/maintenance/{quote(entry.id, safe='')}?{words}"
+        path = f"/v1/agent/service/{quote(entry.id, safe='')}"
+        if enable is not None:
+            words = urlencode({"enable": str(enable).lower(), "reason": REASON})
+            path = f"/v1/agent/service/maintenance/{quote(entry.id, safe='')}?{words}"
         connection = _connection(url, self._agent.ca_file)
         try:
             token = self._agent.token.read()
-            connection.request("PUT", path, headers={"X-Consul-Token": token} if token else {})
+            connection.request(
+                "GET" if enable is None else "PUT", path, headers={"X-Consul-Token": token} if token else {}
+            )
             answer = connection.getresponse()
             said = answer.read(MAX_BYTES).decode("utf-8", "replace").strip()
         except DiscoveryError as error:

@@ -19,6 +19,8 @@ class Gate(Protocol):
     """What a plan says of putting back."""
     hands_over: bool
     """Whether it can do both in one step."""
+    holds: bool
+    """Whether an instance stays out until it is put back, also where it goes and comes again meanwhile."""
 
     def check(self, view: View, endpoints: Sequence[str]) -> None:
         """Raises UsageError where one of these cannot be taken out by it; better now than once others are updated."""
@@ -43,6 +45,7 @@ class Drain:
     taking = "drain"
     returning = "undrain"
     hands_over = True
+    holds = True
 
     def check(self, view: View, endpoints: Sequence[str]) -> None:
         """As Gate: upstreamd can drain whomever it discovers."""
