@@ -412,7 +412,10 @@ async def test_ended_while_one_comes_back_and_the_next_one_leaves_it_goes_on(
         try:
             journal = tmp_path / "state" / "rollout-app_servers.json"
             turn = ["done", "updating", "waiting"]
-            await eventually(lambda: journal.exists() and _phases(journal) == turn, "the second one's turn")
+            await eventually(
+                lambda: journal.exists() and _phases(journal) == turn and _processes(journal)[1],
+                "the second one's turn",
+            )
         finally:
             deploy.kill()
         said = json.loads(journal.read_text())
@@ -431,6 +434,10 @@ async def test_ended_while_one_comes_back_and_the_next_one_leaves_it_goes_on(
         assert (after[second] != before[second], after[third] != before[third]) == (True, True)
         assert set(stack.sidecar.states().values()) == {"healthy"}
         assert load.failures == []
+
+
+def _processes(journal: Path) -> list[list[int] | None]:
+    return [entry["process"] for entry in json.loads(journal.read_text())["entries"]]
 
 
 def _phases(journal: Path) -> list[str]:

@@ -22,8 +22,12 @@ class _Final(urllib.request.HTTPRedirectHandler):
 
 def usable(url: str) -> str:
     """`url`; raises WordsError where it is none that can be asked."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        fits = url.isascii() and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket too many or too few, a port that is none
+        fits = False
+    if not fits:
         raise WordsError(f"--probe {url}: give a URL like http://127.0.0.1/")
     return url
 

@@ -11,7 +11,9 @@ from upstreamd.rollout.seen import LEAVING, View
 def is_out(view: View, entry: Entry) -> bool:
     """Whether it may be stopped, or is gone already: then an update was under way before."""
     seen = view.find(entry.endpoint)
-    return seen is None or seen.key != entry.key or seen.state == "drained"
+    if seen is None:
+        return entry.endpoint not in view.kept
+    return seen.key != entry.key or seen.state == "drained"
 
 
 def not_out(view: View, entry: Entry) -> str:

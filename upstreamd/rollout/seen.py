@@ -58,12 +58,14 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class View:
     """All instances of the service at `at` (seconds on the sidecar's wall clock); `settled` tells whether nginx is
-    proved to have every order that was given, and `failure` why a change waits that was tried in vain ("": none)."""
+    proved to have every order that was given, and `failure` why a change waits that was tried in vain ("": none).
+    `kept` are addresses with port that no source names any more, and that this nginx or another machine's may use."""
 
     at: float
     instances: tuple[Seen, ...]
     settled: bool = True
     failure: str = ""
+    kept: frozenset[str] = frozenset()
 
     def find(self, endpoint: str) -> Seen | None:
         """The instance at this address and port."""
@@ -85,7 +87,7 @@ def view(document: dict[str, Any], service: str) -> View:
     said = document["services"].get(service, {})
     rotation = said.get("rotation", {})
     listed = tuple(_seen(each, at, rotation.get("split", {})) for each in said.get("instances", []))
-    return View(at, listed, rotation.get("settled", True), _failure(document))
+    return View(at, listed, rotation.get("settled", True), _failure(document), frozenset(said.get("kept", [])))
 
 
 def _failure(document: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import pytest
 from upstreamd.rollout.drivers.command import Command
 from upstreamd.rollout.journal import Entry
 from upstreamd.rollout.plan import Options, chosen
+from upstreamd.rollout.reply import usable
 from upstreamd.rollout.seen import Seen, View
 from upstreamd.rollout.stop import UsageError, WordsError
 
@@ -100,3 +101,12 @@ def test_a_file_that_may_not_be_executed_is_told_from_one_that_is_not_there(tmp_
         Command(line).look()
     script.chmod(0o755)
     Command(line).look()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/", "http://127.0.0.1:1/\u00e4", "http://127.0.0.1:99999/", "ftp://x/", "/x"]
+)
+def test_a_page_that_cannot_be_asked_is_refused_by_its_address(url: str) -> None:
+    """Before anybody is out of rotation, with one sentence."""
+    with pytest.raises(WordsError, match="give a URL like"):
+        usable(url)
