@@ -412,7 +412,9 @@ async def test_ended_while_one_comes_back_and_the_next_one_leaves_it_goes_on(
         try:
             journal = tmp_path / "state" / "rollout-app_servers.json"
             turn = ["done", "updating", "waiting"]
-            await eventually(lambda: journal.exists() and _phases(journal) == turn, "the second one's turn")
+            await eventually(
+                lambda: journal.exists() and _phases(journal) == turn and _process(journal, 1), "the second one's turn"
+            )
         finally:
             deploy.kill()
         said = json.loads(journal.read_text())
@@ -435,3 +437,8 @@ async def test_ended_while_one_comes_back_and_the_next_one_leaves_it_goes_on(
 
 def _phases(journal: Path) -> list[str]:
     return [entry["phase"] for entry in json.loads(journal.read_text())["entries"]]
+
+
+def _process(journal: Path, at: int) -> object:
+    """The command of an entry, which is noted a moment after its phase."""
+    return json.loads(journal.read_text())["entries"][at]["process"]
