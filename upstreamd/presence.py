@@ -100,7 +100,10 @@ class Presence:
             for service, what in beacon.lost.items():
                 if before.get(service) != what and what.isprintable():
                     self._say(f"on {name}, {service}: {what}", logging.WARNING)
-            self._gone.pop(name, None)
+        now = self._clock()
+        self._gone = {
+            name: each for name, each in self._gone.items() if name not in present and now - each[1] < SESSION_TTL
+        }
         self._beacons = present
 
     @property

@@ -47,6 +47,7 @@ class Watching:
         self._renewed = renewed
         self._departed = departed
         self._look = asyncio.Event()
+        self._begun = False
         self.view: NginxView = before.view if before is not None else NginxView()
         self.witnesses: Witnesses = before.witnesses if before is not None else Witnesses(transaction.alive)
         self._departures = Departures(self.witnesses, clock)
@@ -55,6 +56,7 @@ class Watching:
         """The first look; twice, because the list of children may miss one while another exits, proc_pid_task(5)."""
         for _ in range(2):
             await self.inspect()
+        self._begun = True
 
     async def inspect(self) -> None:
         """Look at nginx now."""
@@ -79,7 +81,9 @@ class Watching:
     def used(self, service: str, drained: Collection[Endpoint], named: Collection[Endpoint]) -> frozenset[Endpoint]:
         """Those of these endpoints, which were ordered out of `service`, to which nginx may still send requests, or
         may have one under way. One that is not `named` here and that no worker knows is not; one that is named, and of
-        which it is not decided yet that it leaves, is."""
+        which it is not decided yet that it leaves, is. Before nginx was looked at, every one is."""
+        if not self._begun:
+            return frozenset(drained)
         served = self._may_know().get(service, frozenset())
         leaving = self._leaving().get(service, frozenset())
         sure = served | (frozenset(named) - leaving)

@@ -442,8 +442,3 @@ def _processes(journal: Path) -> list[list[int] | None]:
 
 def _phases(journal: Path) -> list[str]:
     return [entry["phase"] for entry in json.loads(journal.read_text())["entries"]]
-
-
-def _process(journal: Path, at: int) -> object:
-    """The command of an entry, which is noted a moment after its phase."""
-    return json.loads(journal.read_text())["entries"][at]["process"]
