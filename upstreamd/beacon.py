@@ -7,16 +7,12 @@ from typing import Annotated
 
 import msgspec
 
+from upstreamd.agreement import MAX_BYTES, MAX_TEXT, MOST_DRAINS
 from upstreamd.errors import SharingError
 
 FORMAT = 1
-MAX_BYTES = 256 * 1024
-"""Of one document; Consul itself takes values up to 512 KiB."""
-MOST_IN_USE = 2000
+MOST_IN_USE = MOST_DRAINS
 """Endpoints of one service that are said to be in use; orders on more than these are not shared either."""
-
-MAX_TEXT = 500
-"""Characters of a sentence in it; a longer one is cut."""
 
 _Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 _Endpoint = Annotated[str, msgspec.Meta(max_length=53)]

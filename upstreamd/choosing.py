@@ -9,16 +9,15 @@ from collections.abc import Callable, Collection, Sequence
 from upstreamd.config import ServiceSettings
 from upstreamd.errors import RenderError
 from upstreamd.ledger import Entry
-from upstreamd.model import Clock, Decision, Document, Upstream
+from upstreamd.model import Clock, Decision, Upstream
 from upstreamd.render import document
+from upstreamd.rendering import rendered
 from upstreamd.situation import Situation
 from upstreamd.state import marker_on_disk
 from upstreamd.telling import Telling
 
 log = logging.getLogger("upstreamd.reconcile")
 
-RENDER_IN_THREAD = 200
-"""Servers from which rendering is done beside the event loop, which must not stall the probes."""
 DECIDE_IN_THREAD = 1000
 """Instances from which a decision is made beside the event loop: it takes 4 ms for 1,000."""
 
@@ -85,7 +84,7 @@ async def _render(entry: Entry, upstream: Upstream, generation: int) -> None:
     output = entry.settings.output
     on_disk = marker_on_disk(output) if entry.document is None else None
     try:
-        new = await _document(upstream, output, generation)
+        new = await rendered(upstream, output, generation)
         if new.digest == entry.digest:  # back to what nginx serves, after something it refused
             new = document(upstream, output, entry.generation)
         elif on_disk is not None and on_disk.digest == new.digest:
@@ -96,9 +95,3 @@ async def _render(entry: Entry, upstream: Upstream, generation: int) -> None:
     entry.upstream = upstream
     if entry.document is None or entry.document.digest != new.digest:
         entry.document = new
-
-
-async def _document(upstream: Upstream, output: str, generation: int) -> Document:
-    if len(upstream.servers) > RENDER_IN_THREAD:
-        return await asyncio.to_thread(document, upstream, output, generation)
-    return document(upstream, output, generation)

@@ -54,7 +54,7 @@ class Drawing:
     def _sketches(self) -> dict[str, Callable[[], ServiceView]]:
         """What draws each service as things stand now; in any thread."""
         reloaded = {entry.name: self._sketch(copy(entry)) for entry in self._entries}
-        return reloaded | self._resolving.sketches(self._situation.case)
+        return reloaded | self._resolving.sketches(self._situation.case, self._situation.unavailable)
 
     def _sketch(self, entry: Entry) -> Callable[[], ServiceView]:
         decide = self._situation.case(entry.settings, entry.last_good)

@@ -11,7 +11,8 @@ from typing import NoReturn
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from upstreamd.beacon import FORMAT, MAX_TEXT, MOST_IN_USE, Beacon, Said, read, written
+from upstreamd.agreement import MAX_TEXT
+from upstreamd.beacon import FORMAT, MOST_IN_USE, Beacon, Said, read, written
 from upstreamd.errors import DiscoveryError, SharingError
 from upstreamd.events import Events, Kind
 from upstreamd.keyvalue import SESSION_TTL, Entry, KeyValue
@@ -84,6 +85,7 @@ class Presence:
         """These keys of machines there are now, by their names; those of machines that are gone have no session."""
         self._holder = entries.get(self._node)
         self._look_at_own()
+        now = self._clock()
         present: dict[str, Beacon] = {}
         for name, entry in entries.items():
             other = name != self._node and _NAME.fullmatch(name) is not None
@@ -94,13 +96,12 @@ class Presence:
             self._say(f"{name} shares its orders with {self._node}")
         for name in sorted(self._beacons.keys() - present.keys()):
             self._say(f"{name} is not heard of any more; it has stopped, or cannot reach Consul", logging.WARNING)
-            self._gone[name] = (self._beacons[name], self._clock())
+            self._gone[name] = (self._beacons[name], now)
         for name, beacon in present.items():
             before = self._beacons[name].lost if name in self._beacons else {}
             for service, what in beacon.lost.items():
                 if before.get(service) != what and what.isprintable():
                     self._say(f"on {name}, {service}: {what}", logging.WARNING)
-        now = self._clock()
         self._gone = {
             name: each for name, each in self._gone.items() if name not in present and now - each[1] < SESSION_TTL
         }

@@ -13,6 +13,7 @@ from upstreamd.errors import ApplyError, RenderError
 from upstreamd.events import Cause
 from upstreamd.model import Clock, Outcome, OutcomeKind, Upstream
 from upstreamd.render import document
+from upstreamd.rendering import rendered
 from upstreamd.resolved import Resolved
 from upstreamd.state import marker_on_disk
 from upstreamd.telling import Applied, Telling
@@ -21,8 +22,6 @@ log = logging.getLogger("upstreamd.resolving")
 
 LOOK_AGAIN = 10.0
 """Seconds after which nginx's configuration is looked at again where it lacked something."""
-
-RENDER_IN_THREAD = 200
 
 
 class Proving:
@@ -148,10 +147,7 @@ class Proving:
         on_disk = marker_on_disk(output) if service.document is None else None
         generation = self._number()
         try:
-            if len(upstream.servers) > RENDER_IN_THREAD:
-                new = await asyncio.to_thread(document, upstream, output, generation)
-            else:
-                new = document(upstream, output, generation)
+            new = await rendered(upstream, output, generation)
             if on_disk is not None and on_disk.digest == new.digest:
                 new = document(upstream, output, on_disk.generation)
             if service.document is None or service.document.digest != new.digest:

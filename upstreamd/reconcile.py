@@ -323,8 +323,8 @@ class Reconciler:
         """Decide on every service; returns whether an instance that nginx serves must leave."""
         self._chosen = self._changes
         urgent = await self._choosing.choose(self._generation + 1)
-        made = (entry.document.generation for entry in self._entries if entry.document is not None)
-        self._generation = max(self._generation, *made, 0)
+        made = [entry.document.generation for entry in self._entries if entry.document is not None]
+        self._generation = max([self._generation, *made])
         return urgent
 
     async def _apply(self, due: Sequence[Entry], changes: Changes, *, urgent: bool) -> None:

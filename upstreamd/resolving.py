@@ -117,11 +117,10 @@ class Resolving:
                 service.published.set()
 
     def sketches(
-        self, case: Callable[[ServiceSettings, Upstream | None], Callable[[], Decision]]
+        self, case: Callable[[ServiceSettings, Upstream | None], Callable[[], Decision]], unavailable: Endpoint
     ) -> dict[str, Callable[[], ServiceView]]:
-        """What draws every service as decided and proved now, where `case` gives what decides; in any thread."""
-        listen = self._config.unavailable.listen
-        unavailable = Endpoint(listen.host, listen.port)
+        """What draws every service as decided and proved now, where `case` gives what decides, and our 503 responder is
+        `unavailable`; in any thread."""
         return {
             each.name: partial(_drawn, case(each.settings, each.serving), copy(each), unavailable)
             for each in self._services

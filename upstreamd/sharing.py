@@ -255,6 +255,11 @@ class Partnership:
         self._trouble = ""
 
 
+def name_of_machine(config: Config) -> str:
+    """What this machine is called among those that share its orders."""
+    return config.state.node or socket.gethostname()[:MAX_NAME]
+
+
 def share(
     config: Config,
     ordering: Ordering,
@@ -271,7 +276,7 @@ def share(
     """What `[state] backend = "consul"` says. Raises ConfigError where the agent's address or certificates are bad."""
     return Partnership(
         KeyValue(agent(config.consul, environ), config.state.prefix),
-        node=config.state.node or socket.gethostname()[:MAX_NAME],
+        node=name_of_machine(config),
         services=[service.name for service in config.services],
         ordering=ordering,
         serving=serving,

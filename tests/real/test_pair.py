@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import pytest
 
 from tests.real.consul_harness import Agent, consul_agent, consul_cluster
 from tests.real.nginx_harness import DEADLINE
+from tests.real.orders_harness import Said
 from tests.real.pair_harness import Machine, Pair, loaded
 from tests.real.rollout_harness import Fleet, order
-from tests.real.sidecar_harness import apps, eventually
+from tests.real.sidecar_harness import App, apps, eventually
 
 pytestmark = [pytest.mark.real("nginx"), pytest.mark.real("consul"), pytest.mark.xdist_group("pair")]
 
@@ -89,11 +90,7 @@ async def test_an_instance_is_safe_to_stop_when_no_machine_uses_it(pair: Pair) -
     async with apps("a", "b") as (a, b), aiohttp.ClientSession() as client:
         pair.name(("", [a, b]))
         async with pair.running(a, b) as (one, other):
-            release = a.hold()
-            asked = [asyncio.create_task(text(client, other.url)) for _ in range(4)]
-            await eventually(lambda: a.held == 2, "half of the requests to wait at a")
-            waiting = asyncio.create_task(order(one.sidecar, "drain", "app_servers", a.endpoint, "--wait"))
-            await eventually(lambda: "lb2 may still send it requests" in str(one.view()), "lb1 to wait for lb2")
+            release, asked, waiting = await drained_while_used(a, one, other, client)
             assert (one.state(a), other.state(a), waiting.done()) == ("draining", "draining", False)
             release()
             said = await waiting
@@ -109,11 +106,7 @@ async def test_an_instance_in_use_elsewhere_is_waited_for_whatever_happens_there
     async with apps("a", "b") as (a, b), aiohttp.ClientSession() as client:
         pair.name(("", [a, b]))
         async with pair.running(a, b) as (one, other):
-            release = a.hold()
-            asked = [asyncio.create_task(text(client, other.url)) for _ in range(4)]
-            await eventually(lambda: a.held == 2, "half of the requests to wait at a")
-            waiting = asyncio.create_task(order(one.sidecar, "drain", "app_servers", a.endpoint, "--wait"))
-            await eventually(lambda: "lb2 may still send it requests" in str(one.view()), "lb1 to wait for lb2")
+            release, asked, waiting = await drained_while_used(a, one, other, client)
             other.sidecar.signal(signal.SIGHUP)
             await eventually(lambda: says(other, "the configuration was read again"), "a new configuration")
             await eventually(lambda: one.peers() == {"lb2"}, "lb2 to be back")
@@ -135,11 +128,7 @@ async def test_who_waits_for_a_drain_is_told_when_it_holds_no_more(pair: Pair) -
     async with apps("a", "b") as (a, b), aiohttp.ClientSession() as client:
         pair.name(("", [a, b]))
         async with pair.running(a, b) as (one, other):
-            release = a.hold()
-            asked = [asyncio.create_task(text(client, other.url)) for _ in range(4)]
-            await eventually(lambda: a.held == 2, "half of the requests to wait at a")
-            waiting = asyncio.create_task(order(one.sidecar, "drain", "app_servers", a.endpoint, "--wait"))
-            await eventually(lambda: "lb2 may still send it requests" in str(one.view()), "lb1 to wait for lb2")
+            release, asked, waiting = await drained_while_used(a, one, other, client)
             await other.undrain(a)
             said = await waiting
             assert (said.code, "is drained no more: somebody has put it back" in said.err) == (1, True), said
@@ -164,6 +153,19 @@ async def test_a_rollout_fails_no_request_on_either_machine(pair: Pair, tmp_path
                 await eventually(lambda each=load: fresh <= each.answers.keys(), "all of the new ones to answer")
     finally:
         fleet.stop()
+
+
+async def drained_while_used(
+    app: App, one: Machine, other: Machine, client: aiohttp.ClientSession
+) -> tuple[Callable[[], None], list[asyncio.Task[str]], asyncio.Task[Said]]:
+    """Two of four requests through `other` wait at `app`, for which `drain --wait` on `one` waits: what lets them go,
+    the requests, and the command."""
+    release = app.hold()
+    asked = [asyncio.create_task(text(client, other.url)) for _ in range(4)]
+    await eventually(lambda: app.held == 2, "half of the requests to wait there")
+    waiting = asyncio.create_task(order(one.sidecar, "drain", "app_servers", app.endpoint, "--wait"))
+    await eventually(lambda: "lb2 may still send it requests" in str(one.view()), "lb1 to wait for lb2")
+    return release, asked, waiting
 
 
 async def text(client: aiohttp.ClientSession, url: str) -> str:

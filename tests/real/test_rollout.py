@@ -413,7 +413,7 @@ async def test_ended_while_one_comes_back_and_the_next_one_leaves_it_goes_on(
             journal = tmp_path / "state" / "rollout-app_servers.json"
             turn = ["done", "updating", "waiting"]
             await eventually(
-                lambda: journal.exists() and _phases(journal) == turn and _processes(journal)[1],
+                lambda: journal.exists() and _noted(journal, "phase") == turn and _noted(journal, "process")[1],
                 "the second one's turn",
             )
         finally:
@@ -436,9 +436,6 @@ async def test_ended_while_one_comes_back_and_the_next_one_leaves_it_goes_on(
         assert load.failures == []
 
 
-def _processes(journal: Path) -> list[list[int] | None]:
-    return [entry["process"] for entry in json.loads(journal.read_text())["entries"]]
-
-
-def _phases(journal: Path) -> list[str]:
-    return [entry["phase"] for entry in json.loads(journal.read_text())["entries"]]
+def _noted(journal: Path, what: str) -> list[object]:
+    """This of every entry, in the order of their turns."""
+    return [entry[what] for entry in json.loads(journal.read_text())["entries"]]

@@ -77,22 +77,27 @@ def _missing(problem: str) -> str:
 
 def last_failure(document: Document) -> str:
     """What became of the last apply of a status document, with nginx's own words; empty where it went well."""
+    failure, detail = _failed(document)
+    return f"{failure}: {printable(detail)}" if failure else ""
+
+
+def _failed(document: Document) -> tuple[str, str]:
+    """That the last apply failed, and in nginx's own words why; both empty where it went well."""
     outcome = document.get("outcome")
-    failure = _LAST_APPLY.get(outcome["kind"], "") if outcome else ""
-    return f"{failure}: {printable(outcome['detail'])}" if outcome and failure else ""
+    if not outcome or outcome["kind"] not in _LAST_APPLY:
+        return "", ""
+    return _LAST_APPLY[outcome["kind"]], outcome["detail"]
 
 
 def _readiness(document: Document, said: str) -> list[str]:
     """Whether it is ready, what waits and what failed, without what is `said` already."""
     ready, reason, pending = document["ready"], document["reason"], document["pending"]
-    outcome = document.get("outcome")
-    failure = _LAST_APPLY.get(outcome["kind"], "") if outcome else ""
+    failure, detail = _failed(document)
     if not failure:
         waiting = ["a change is waiting to be applied"] if pending and ready else []
         if ready:
             return [f"{ALARM}{printable(reason)}", *waiting] if reason else waiting
         return [f"{ALARM}not ready: {_nobody(document) or printable(reason)}"]
-    detail = outcome["detail"] if outcome else ""
     rest = printable(_without(detail, said))
     sentence = f"{failure}: {rest}" if rest else failure
     if not ready:

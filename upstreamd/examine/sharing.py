@@ -6,7 +6,6 @@ Nothing that another machine uses is changed: Consul never takes the write that 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from upstreamd.discover.consul_transport import agent
 from upstreamd.errors import DiscoveryError
 from upstreamd.examine.finding import Finding, told
 from upstreamd.keyvalue import KeyValue, Listing
-from upstreamd.sharing import MAX_NAME
+from upstreamd.sharing import name_of_machine
 from upstreamd.state import MAX_BYTES
 
 SUBJECT = "state.backend"
@@ -41,7 +40,7 @@ async def sharing(config: Config) -> list[Finding]:
     if config.state.backend != "consul":
         return []
     store = KeyValue(agent(config.consul, os.environ), config.state.prefix)
-    node = config.state.node or socket.gethostname()[:MAX_NAME]
+    node = name_of_machine(config)
     keys = [f"nodes/{node}", *(f"orders/{service.name}" for service in config.services)]
     try:
         listing = await store.keys()
