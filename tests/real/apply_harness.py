@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.real.nginx_harness import AppServer, Nginx, app_servers
 from upstreamd.apply import Transaction
 from upstreamd.config import ApplySettings
-from upstreamd.model import Document, Outcome, Server, Upstream
+from upstreamd.model import Clock, Document, Outcome, Server, Upstream
 from upstreamd.render import document
 
 
@@ -41,10 +41,32 @@ class Stage:
         """Who answers eight requests on new connections."""
         return {(await asyncio.to_thread(self.nginx.get))[1] for _ in range(8)}
 
-    def again(self, *, apply: ApplySettings | None = None, **nginx: object) -> Transaction:
+    def again(
+        self, *, apply: ApplySettings | None = None, clock: Clock = time.monotonic, **nginx: object
+    ) -> Transaction:
         """A Transaction as a restarted upstreamd has it, with these nginx settings changed; it becomes the stage's."""
-        self.transaction = Transaction(self.nginx.settings(**nginx), apply or ApplySettings(), clock=time.monotonic)
+        self.transaction = Transaction(self.nginx.settings(**nginx), apply or ApplySettings(), clock=clock)
         return self.transaction
+
+    def interrupting(self, act: Callable[[], object], *, swaps: int = 1, reading: int = 1) -> Clock:
+        """A clock that does `act` once, at its `reading`-th reading after the file was swapped `swaps` times.
+
+        It is read between the steps of an apply, so `act` happens there on the slowest machine too."""
+        texts = [self.nginx.output.read_text()]
+        left = reading
+
+        def now() -> float:
+            nonlocal left
+            text = self.nginx.output.read_text()
+            if text != texts[-1]:
+                texts.append(text)
+            if len(texts) > swaps and left:
+                left -= 1
+                if not left:
+                    act()
+            return time.monotonic()
+
+        return now
 
     def leftovers(self) -> list[str]:
         """Files of ours beside the configuration that should be gone when nothing runs."""
@@ -63,10 +85,3 @@ def stage(binary: str, root: Path, *, started: bool = True, **options: str) -> I
             yield Stage(nginx, one, two, Transaction(nginx.settings(), ApplySettings(), clock=time.monotonic))
         finally:
             nginx.stop()
-
-
-async def changed(applying: asyncio.Future[Outcome], path: Path, before: str) -> None:
-    """Wait until the file at `path` no longer is `before`; fails where `applying` ends first."""
-    while (await asyncio.to_thread(path.read_text)) == before:
-        assert not applying.done(), applying.result()
-        await asyncio.sleep(0.001)

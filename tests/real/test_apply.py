@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.apply_harness import Stage, changed, stage
+from tests.real.apply_harness import Stage, stage
 from tests.real.nginx_harness import free_port, wait_until
 from upstreamd.config import ApplySettings
 from upstreamd.model import OutcomeKind
@@ -174,12 +174,10 @@ async def test_workers_that_die_of_the_new_text_get_the_old_one_back(scene: Stag
     """Where the old configuration still works, nginx serves it again after the failed reload."""
     config = scene.nginx.config.read_text()
     scene.nginx.config.write_text(f"worker_rlimit_nofile 3;\n{config}")
-    task = asyncio.ensure_future(scene.apply(scene.two))
-    await changed(task, scene.nginx.output, scene.nginx.output.read_text())
-    await asyncio.to_thread(wait_until, lambda: "gracefully shutting down" in scene.nginx.error_log.read_text(), "QUIT")
-    scene.nginx.config.write_text(config)
-    outcome = await task
+    scene.again(clock=scene.interrupting(lambda: scene.nginx.config.write_text(config), swaps=2))
+    outcome = await scene.apply(scene.two)
     assert outcome.kind is UNCONFIRMED
+    assert outcome.detail.startswith("nginx's new workers died: ")
     assert outcome.detail.endswith("the previous file was put back and nginx serves it again")
     assert await scene.answers() == {"one"}
 
@@ -239,12 +237,11 @@ async def test_a_master_that_is_a_zombie_is_described(scene: Stage) -> None:
     assert outcome.duration < 5
 
 
-async def test_a_master_that_dies_during_the_reload_is_reported(scene: Stage) -> None:
+@pytest.mark.parametrize("reading", [1, 2], ids=["before the signal", "after the signal"])
+async def test_a_master_that_dies_during_the_reload_is_reported(scene: Stage, reading: int) -> None:
     """The tested file stays for the next start, and the apply after that confirms it."""
-    task = asyncio.ensure_future(scene.apply(scene.two))
-    await changed(task, scene.nginx.output, scene.nginx.output.read_text())
-    scene.nginx.kill()
-    outcome = await task
+    scene.again(clock=scene.interrupting(scene.nginx.kill, reading=reading))
+    outcome = await scene.apply(scene.two)
     assert outcome.kind is FAILED
     assert outcome.detail.endswith("the new file is in place and is read when nginx starts")
     scene.nginx.restart()
@@ -266,12 +263,10 @@ async def test_a_stopped_master_is_not_waited_for(scene: Stage) -> None:
 
 async def test_a_master_that_never_finishes_the_reload_is_undone_at_the_deadline(scene: Stage) -> None:
     """Stopped in the middle, then continued: the file is the old one again and nginx comes back to it by itself."""
-    scene.again(confirm_timeout=0.6)
+    stopping = scene.interrupting(lambda: os.kill(scene.nginx.master, signal.SIGSTOP))
+    scene.again(clock=stopping, confirm_timeout=0.6)
     before = scene.nginx.output.read_text()
-    task = asyncio.ensure_future(scene.apply(scene.two))
-    await changed(task, scene.nginx.output, before)
-    os.kill(scene.nginx.master, signal.SIGSTOP)
-    outcome = await task
+    outcome = await scene.apply(scene.two)
     assert outcome.kind is UNCONFIRMED
     assert "has not finished the reload within 0.6s and is stopped; continue it" in outcome.detail
     assert outcome.detail.endswith("the previous file was put back and nginx was told to read it")
