@@ -101,6 +101,11 @@ class Entry:
             return False
         return self.document != self._refused or self.retry_at is None or now >= self.retry_at
 
+    def settled(self, since: float) -> bool:
+        """Whether what was decided after `since` (monotonic seconds) has been concluded, well or not."""
+        failed = self.failure is not None and self.decided_at >= since and self.document == self._refused
+        return failed or self.settled_at >= since
+
     def conclude(self, outcome: Outcome, now: float, unavailable: Endpoint) -> None:
         """Record what became of the document."""
         if outcome.kind not in CONFIRMED:

@@ -195,7 +195,7 @@ class Reconciler:
         entry = next((each for each in self._entries if each.name == service), None)
         if entry is None:
             return self._resolving.settled(service, since)
-        return entry.failure is not None or entry.settled_at >= since
+        return entry.settled(since)
 
     async def run(self) -> None:
         """Work until cancelled. An apply under way is seen to its end first; a second cancellation gives it up."""

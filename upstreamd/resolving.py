@@ -149,7 +149,8 @@ class Resolving:
     def settled(self, name: str, since: float) -> bool:
         """Whether what was decided on this service after `since` (monotonic seconds) was concluded, well or not."""
         service = next(each for each in self._services if each.name == name)
-        return bool(service.refusal or service.choice.problem) or service.settled_at >= since
+        refused = bool(service.refusal) and service.decided_at >= since
+        return refused or bool(service.choice.problem) or service.settled_at >= since
 
     async def run(self) -> None:
         """Work until cancelled. The first change after a quiet time is published at once, what follows gathered."""

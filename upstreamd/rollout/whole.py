@@ -18,6 +18,8 @@ from upstreamd.rollout.sidecar import Admin, Sidecar
 from upstreamd.rollout.stop import UsageError
 from upstreamd.rollout.telling import Voice
 
+_NOT_APPLIED = "the last order is not applied"
+
 
 class Engine(Protocol):
     """One way to carry a rollout out."""
@@ -78,7 +80,8 @@ class Rollout:
 
     def _looked(self) -> View:
         """Raises UsageError where nginx cannot be told of any change."""
-        view = self._sidecar.look()
+        # an order just given may be what mends it
+        view = self._sidecar.await_view(lambda found: found.settled or not found.failure, lambda _: _NOT_APPLIED)
         if view.failure:
             raise UsageError(f"{view.failure}; mend that first, for nginx would not let go of an instance either")
         return view
