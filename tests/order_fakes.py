@@ -25,26 +25,26 @@ class RememberedOrders:
         self.given.append(order)
         return {"order": order[0], "service": order[1], "number": 0}
 
-    def drain(self, service: str, endpoint: Endpoint, *, force: bool, by: str) -> Mapping[str, object]:
+    async def drain(self, service: str, endpoint: Endpoint, *, force: bool, by: str) -> Mapping[str, object]:
         """Remember a drain."""
         return self._take("drain", service, endpoint, force, by)
 
-    def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
+    async def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
         """Remember an undrain."""
         return self._take("undrain", service, endpoint, by)
 
-    def hand_over(
+    async def hand_over(
         self, service: str, *, back: Sequence[Endpoint], out: Sequence[Endpoint], by: str
     ) -> Mapping[str, object]:
         """Remember who goes back and who goes out."""
         return self._take("hand over", service, list(back), list(out), by)
 
-    def switch(
+    async def switch(
         self, service: str, version: str, *, weight: int, min_healthy: int, by: str, watch: float = 0.0
     ) -> Mapping[str, object]:
         """Remember a switch."""
         return self._take("switch", service, version, weight, min_healthy, watch, by)
 
-    def rollback(self, service: str, *, generation: int | None, by: str) -> Mapping[str, object]:
+    async def rollback(self, service: str, *, generation: int | None, by: str) -> Mapping[str, object]:
         """Remember a rollback."""
         return self._take("rollback", service, generation, by)

@@ -13,6 +13,7 @@ from upstreamd.model import Clock, Decision, Upstream
 from upstreamd.render import document
 from upstreamd.rendering import rendered
 from upstreamd.situation import Situation
+from upstreamd.standing import Standing
 from upstreamd.state import marker_on_disk
 from upstreamd.telling import Telling
 
@@ -42,11 +43,14 @@ class Choosing:
         self._again = again
         self._alarm: asyncio.TimerHandle | None = None
 
-    async def decide(self, settings: ServiceSettings, before: Upstream | None) -> Decision:
-        """Who serves the service now; a large set is decided on beside the loop."""
+    async def decide(
+        self, settings: ServiceSettings, before: Upstream | None, standing: Standing | None = None
+    ) -> Decision:
+        """As Situation.decide; a large set is decided on beside the loop."""
+        decide = self._situation.case(settings, before, standing)
         if len(self._situation.claims(settings.name)) <= DECIDE_IN_THREAD:
-            return self._situation.decide(settings, before)
-        return await asyncio.to_thread(self._situation.case(settings, before))
+            return decide()
+        return await asyncio.to_thread(decide)
 
     async def choose(self, generation: int) -> bool:
         """Decide on every service and render what is new as `generation`; returns whether an instance that nginx serves

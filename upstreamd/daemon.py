@@ -97,7 +97,7 @@ class Daemon:
             self._events, clock=self._clock, wall=time.time, generations=self._history.generations
         )
         self._partnership: Partnership | None = None
-        self._probation = Probation(self._ordering, self._events, self._reported)
+        self._probation = Probation(self._ordering, self._events, self._reported, self._clock)
 
     async def run(self) -> None:
         """Start, work, and shut down in order."""

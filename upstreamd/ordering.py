@@ -43,6 +43,7 @@ class Ordering:
         self._reconciler: Reconciler | None = None
         self._under_way = UnderWay(clock)
         self._share: Callable[[str, str], None] = _nobody
+        self._one_at_a_time = asyncio.Lock()
         self.news = asyncio.Event()
         """Set when an order was given or others hold; whoever waits for that clears it."""
 
@@ -73,113 +74,116 @@ class Ordering:
         self._events.publish(Kind.ORDER, what, service=service)
         self._under_way.add(service, ELSEWHERE)
         self.news.set()
-        reconciler.ordered()
+        reconciler.adopted()
 
-    def drain(self, service: str, endpoint: Endpoint, *, force: bool, by: str) -> Mapping[str, object]:
+    async def drain(self, service: str, endpoint: Endpoint, *, force: bool, by: str) -> Mapping[str, object]:
         """As Orders.drain."""
-        decision = self._decision(service)
-        member = objections.known_instance(decision, endpoint)
-        self._under_way.make_way(service, DRAIN, endpoint)
-        drain = Drain(service, endpoint, member.instance.id, by or "an operator", self._wall())
-        drained = [(each.endpoint, each.id) for each in self._standing.drained(service)]
-        if (drain.endpoint, drain.id) not in drained:
-            if not force:
-                objections.leaves_somebody(self._if_drained(drain), [member], forcible=True)
-            self._standing.drain(drain)
-            self._carry_out(service, DRAIN, f"{endpoint} is drained by {drain.by}", endpoint)
-        return self._told(service, endpoint)
+        async with self._one_at_a_time:
+            member = objections.known_instance(await self.decision(service), endpoint)
+            self._under_way.make_way(service, DRAIN, endpoint)
+            drain = Drain(service, endpoint, member.instance.id, by or "an operator", self._wall())
+            drained = [(each.endpoint, each.id) for each in self._standing.drained(service)]
+            if (drain.endpoint, drain.id) not in drained:
+                if not force:
+                    would = await self._would(service, lambda standing: standing.drain(drain))
+                    objections.leaves_somebody(would, [member], forcible=True)
+                self._standing.drain(drain)
+                await self._carry_out(service, DRAIN, f"{endpoint} is drained by {drain.by}", endpoint)
+            return await self._told(service, endpoint)
 
-    def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
+    async def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
         """As Orders.undrain; refused for an instance that drains by its own or its source's wish."""
-        decision = self._decision(service)
-        drained = [drain for drain in self._standing.drained(service) if drain.endpoint == endpoint]
-        if not drained:
-            member = objections.known_instance(decision, endpoint)
-            if member.state is State.DRAINING:
-                raise OrderError(
-                    f"{endpoint} of {service} is not drained by an operator: {member.reason}; end it there"
-                )
-            return self._told(service, endpoint)
-        self._under_way.make_way(service, UNDRAIN, endpoint)
-        self._standing.undrain(service, endpoint)
-        self._carry_out(service, UNDRAIN, f"{endpoint} is put back by {by or 'an operator'}", endpoint)
-        return self._told(service, endpoint)
+        async with self._one_at_a_time:
+            decision = await self.decision(service)
+            if all(drain.endpoint != endpoint for drain in self._standing.drained(service)):
+                member = objections.known_instance(decision, endpoint)
+                if member.state is State.DRAINING:
+                    raise OrderError(
+                        f"{endpoint} of {service} is not drained by an operator: {member.reason}; end it there"
+                    )
+                return await self._told(service, endpoint)
+            self._under_way.make_way(service, UNDRAIN, endpoint)
+            self._standing.undrain(service, endpoint)
+            await self._carry_out(service, UNDRAIN, f"{endpoint} is put back by {by or 'an operator'}", endpoint)
+            return await self._told(service, endpoint)
 
-    def hand_over(
+    async def hand_over(
         self, service: str, *, back: Sequence[Endpoint], out: Sequence[Endpoint], by: str
     ) -> Mapping[str, object]:
         """As Orders.hand_over; of `back`, who is not drained has nothing to be put back from."""
-        decision = self._decision(service)
-        leaving = [objections.known_instance(decision, endpoint) for endpoint in out]
-        objections.apart(back, out)
-        for endpoint in back:
-            self._under_way.make_way(service, UNDRAIN, endpoint)
-        for endpoint in out:
-            self._under_way.make_way(service, DRAIN, endpoint)
-        who, now = by or "an operator", self._wall()
-        drains = [Drain(service, each.instance.endpoint, each.instance.id, who, now) for each in leaving]
-        tried = Standing(self._wall, self._standing.drains, self._standing.all_versions)
-        tried.hand_over(service, back, drains)
-        would = self._present().decide(service, tried)
-        objections.leaves_somebody(would, leaving, forcible=False)
-        self._standing.hand_over(service, back, drains)
-        for endpoint in back:
-            self._noted(service, UNDRAIN, f"{endpoint} is put back by {who}", endpoint, given=HANDOVER)
-        for endpoint in out:
-            self._noted(service, DRAIN, f"{endpoint} is drained by {who}", endpoint, given=HANDOVER)
-        self._enforced(service, f"{_listed(back)} put back and {_listed(out)} drained by {who}")
-        return self._told(service)
+        async with self._one_at_a_time:
+            decision = await self.decision(service)
+            leaving = [objections.known_instance(decision, endpoint) for endpoint in out]
+            objections.apart(back, out)
+            for endpoint in back:
+                self._under_way.make_way(service, UNDRAIN, endpoint)
+            for endpoint in out:
+                self._under_way.make_way(service, DRAIN, endpoint)
+            who, now = by or "an operator", self._wall()
+            drains = [Drain(service, each.instance.endpoint, each.instance.id, who, now) for each in leaving]
+            would = await self._would(service, lambda standing: standing.hand_over(service, back, drains))
+            objections.leaves_somebody(would, leaving, forcible=False)
+            self._standing.hand_over(service, back, drains)
+            for endpoint in back:
+                self._noted(service, UNDRAIN, f"{endpoint} is put back by {who}", endpoint, given=HANDOVER)
+            for endpoint in out:
+                self._noted(service, DRAIN, f"{endpoint} is drained by {who}", endpoint, given=HANDOVER)
+            await self._enforced(service, f"{_listed(back)} put back and {_listed(out)} drained by {who}")
+            return await self._told(service)
 
-    def switch(
+    async def switch(
         self, service: str, version: str, *, weight: int, min_healthy: int, by: str, watch: float = 0.0
     ) -> Mapping[str, object]:
         """As Orders.switch."""
-        decision = self._decision(service)
-        versions = self._standing.versions(service)
-        objections.known_version(decision, version)
-        objections.sensible(weight, watch)
-        self._under_way.make_way(service, SWITCH)
-        now, least = self._wall(), max(1, min_healthy)
-        base = objections.base(service, versions.present, version, weight)
-        split = Split(versions.next_number(), version, weight, base, EVERY, by, now, least)
-        objections.enough_healthy(decision, split)
-        present = versions.present
-        if watch:
-            split = replace(split, watched_until=now + watch)
-        if present is not None and (present.version, present.weight, present.base) == (version, weight, base):
-            split = replace(split, number=present.number, before=present.before)
-        else:
-            split = replace(split, before=present.number if present else EVERY)
-        self._turn(service, SWITCH, versions, split, f"switched to {split} by {by or 'an operator'}")
-        return self._told(service)
+        async with self._one_at_a_time:
+            decision = await self.decision(service)
+            versions = self._standing.versions(service)
+            objections.known_version(decision, version)
+            objections.sensible(weight, watch)
+            self._under_way.make_way(service, SWITCH)
+            now, least = self._wall(), max(1, min_healthy)
+            base = objections.base(service, versions.present, version, weight)
+            split = Split(versions.next_number(), version, weight, base, EVERY, by, now, least)
+            objections.enough_healthy(decision, split)
+            present = versions.present
+            if watch:
+                split = replace(split, watched_until=now + watch)
+            if present is not None and (present.version, present.weight, present.base) == (version, weight, base):
+                split = replace(split, number=present.number, before=present.before)
+            else:
+                split = replace(split, before=present.number if present else EVERY)
+            await self._turn(service, SWITCH, versions, split, f"switched to {split} by {by or 'an operator'}")
+            return await self._told(service)
 
-    def rollback(self, service: str, *, generation: int | None, by: str) -> Mapping[str, object]:
+    async def rollback(self, service: str, *, generation: int | None, by: str) -> Mapping[str, object]:
         """As Orders.rollback."""
-        decision = self._decision(service)
-        versions = self._standing.versions(service)
-        number = versions.previous if generation is None else self._number_in(versions, service, generation)
-        if number is None:
-            raise OrderError(
-                f"{service} was never switched, or was rolled back to its beginning: there is no split before"
-            )
-        present = versions.present
-        if number == (present.number if present else EVERY):
-            raise OrderError(
-                f"{service} has the split of generation {generation} in force already ({present or 'all'})"
-            )
-        self._under_way.make_way(service, ROLLBACK)
-        split = versions.find(number)
-        if split is not None:
-            split = replace(split, watched_until=0.0)
-        would = self._if_split(service, split).members
-        if not any(member.serving and member.state is State.HEALTHY for member in would):
-            raise OrderError(
-                f"{service} cannot go back to {split or 'all versions'}: no instance of it is healthy"
-                f" ({objections.counts(decision)})"
-            )
-        why = f"rolled back to {split or 'all versions'} by {by or 'an operator'}"
-        self._turn(service, ROLLBACK, versions, split, why)
-        return self._told(service)
+        async with self._one_at_a_time:
+            decision = await self.decision(service)
+            versions = self._standing.versions(service)
+            number = versions.previous if generation is None else self._number_in(versions, service, generation)
+            if number is None:
+                raise OrderError(
+                    f"{service} was never switched, or was rolled back to its beginning: there is no split before"
+                )
+            present = versions.present
+            if number == (present.number if present else EVERY):
+                raise OrderError(
+                    f"{service} has the split of generation {generation} in force already ({present or 'all'})"
+                )
+            self._under_way.make_way(service, ROLLBACK)
+            split = versions.find(number)
+            if split is not None:
+                split = replace(split, watched_until=0.0)
+            tried = Versions().turned(split, 0, "")
+            would = await self._would(service, lambda standing: standing.turn(service, tried))
+            if not any(member.serving and member.state is State.HEALTHY for member in would.members):
+                raise OrderError(
+                    f"{service} cannot go back to {split or 'all versions'}: no instance of it is healthy"
+                    f" ({objections.counts(decision)})"
+                )
+            why = f"rolled back to {split or 'all versions'} by {by or 'an operator'}"
+            await self._turn(service, ROLLBACK, self._standing.versions(service), split, why)
+            return await self._told(service)
 
     def described(self, picture: Picture) -> Picture:
         """The picture with what operators have ordered of each service."""
@@ -199,9 +203,15 @@ class Ordering:
         watched = max(0.0, split.watched_until - self._wall())
         return Rotation(split.shares(), split.number, why, watched, settled)
 
-    def decision(self, service: str) -> Decision:
-        """Who serves `service` as things stand."""
-        return self._decision(service)
+    async def decision(self, service: str, standing: Standing | None = None) -> Decision:
+        """Who serves the service, or would if these other orders were `standing`. Large sets are decided on beside the
+        event loop: meanwhile another machine's orders may be adopted, and another configuration take over."""
+        reconciler = self._present()
+        objections.known_service(service, reconciler.services)
+        decision = await reconciler.decide(service, standing)
+        if self._reconciler is not reconciler:
+            raise OrderError("another configuration has just come into force; try again soon", kind="busy")
+        return decision
 
     @property
     def watches(self) -> bool:
@@ -232,29 +242,35 @@ class Ordering:
             raise OrderError("upstreamd has just started and still looks at its sources; try again soon", kind="busy")
         return self._reconciler
 
-    def _decision(self, service: str) -> Decision:
-        reconciler = self._present()
-        objections.known_service(service, reconciler.services)
-        return reconciler.decide(service)
+    async def _would(self, service: str, order: Callable[[Standing], None]) -> Decision:
+        """Who would serve if `order` held beside the orders that hold when this returns."""
+        while True:
+            standing = self._standing
+            held = (standing.drains, standing.all_versions)
+            tried = Standing(self._wall, *held)
+            order(tried)
+            would = await self.decision(service, tried)
+            if held == (self._standing.drains, self._standing.all_versions):
+                return would
 
-    def _carry_out(self, service: str, verb: str, what: str, endpoint: Endpoint | None = None) -> None:
+    async def _carry_out(self, service: str, verb: str, what: str, endpoint: Endpoint | None = None) -> None:
         """Say so, write it down, and have it applied; in this order."""
         self._noted(service, verb, what, endpoint)
-        self._enforced(service, what)
+        await self._enforced(service, what)
 
     def _noted(self, service: str, verb: str, what: str, endpoint: Endpoint | None, *, given: str = "") -> None:
         self._events.publish(Kind.ORDER, what, service=service, instance=str(endpoint) if endpoint else "")
         self._under_way.add(service, verb, endpoint, given=given)
 
-    def _enforced(self, service: str, what: str) -> None:
+    async def _enforced(self, service: str, what: str) -> None:
         self._share(service, what)
         self.news.set()
-        self._present().ordered()
+        await self._present().ordered()
 
-    def _turn(self, service: str, verb: str, versions: Versions, split: Split | None, why: str) -> None:
+    async def _turn(self, service: str, verb: str, versions: Versions, split: Split | None, why: str) -> None:
         turned = versions.turned(split, self._present().generation + 1, why)
         self._standing.turn(service, turned)
-        self._carry_out(service, verb, why)
+        await self._carry_out(service, verb, why)
 
     def _number_in(self, versions: Versions, service: str, generation: int) -> int:
         last = self._present().generation
@@ -267,28 +283,15 @@ class Ordering:
             )
         return number
 
-    def _told(self, service: str, endpoint: Endpoint | None = None) -> dict[str, object]:
+    async def _told(self, service: str, endpoint: Endpoint | None = None) -> dict[str, object]:
         """What the answer says of the order: how things stand now that it is given."""
-        decision = self._decision(service)
+        decision = await self.decision(service)
         told: dict[str, object] = {"service": service, "generation": self._present().generation}
         if endpoint is not None:
             member = next((each for each in decision.members if each.instance.endpoint == endpoint), None)
             return {**told, "instance": str(endpoint), "state": member.state.value if member else "unknown"}
         split = self._standing.split(service)
         return {**told, "split": split.shares() if split else {}, "number": split.number if split else EVERY}
-
-    # What would follow
-
-    def _if_drained(self, drain: Drain) -> Decision:
-        standing = self._standing
-        tried = Standing(self._wall, [*standing.drains, drain], standing.all_versions)
-        return self._present().decide(drain.service, tried)
-
-    def _if_split(self, service: str, split: Split | None) -> Decision:
-        standing = self._standing
-        versions = Versions().turned(split, 0, "")
-        tried = Standing(self._wall, standing.drains, {**standing.all_versions, service: versions})
-        return self._present().decide(service, tried)
 
 
 def _listed(endpoints: Iterable[Endpoint]) -> str:

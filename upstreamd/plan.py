@@ -62,7 +62,7 @@ async def plan(config: Config) -> Plan:
         if state.skipped and not (state.snapshot and state.snapshot.instances)
     ]
     for service in config.services:
-        decision = situation.decide(service, saved.upstreams.get(service.name))
+        decision = situation.case(service, saved.upstreams.get(service.name))()
         notes += _findings(service.name, decision)
         if decision.upstream is None:
             continue

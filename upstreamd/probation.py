@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 from upstreamd.decide import Split
 from upstreamd.errors import OrderError
 from upstreamd.events import Events, Kind
-from upstreamd.model import Decision, Endpoint, State
+from upstreamd.model import Clock, Decision, Endpoint, State
 from upstreamd.ordering import Ordering
 from upstreamd.picture import Reported, Traffic
 
@@ -19,6 +19,8 @@ log = logging.getLogger("upstreamd.orders")
 
 BETWEEN_LOOKS = 0.1
 """Seconds, while a version is on probation."""
+RESTS = 4
+"""Times as long as a look has taken, at least, until the next one."""
 FEWEST_REQUESTS = 20
 """Requests from which on a rate of failures tells anything."""
 MOST_FAILURES = 5.0
@@ -95,10 +97,13 @@ class Probation:
     """Looks after every switch that is watched. `reported` is what nginx says of requests, None where it says nothing;
     then only health counts."""
 
-    def __init__(self, ordering: Ordering, events: Events, reported: Callable[[], Reported | None]) -> None:
+    def __init__(
+        self, ordering: Ordering, events: Events, reported: Callable[[], Reported | None], clock: Clock
+    ) -> None:
         self._ordering = ordering
         self._events = events
         self._reported = reported
+        self._clock = clock
         self._watched: dict[str, tuple[Split, Baseline]] = {}
         self._complained: set[tuple[str, int]] = set()
 
@@ -106,13 +111,14 @@ class Probation:
         """Look again and again while there is anything to look after, until cancelled."""
         while True:
             self._ordering.news.clear()
-            self.look()
+            began = self._clock()
+            await self.look()
             if self._watched or self._ordering.watches:
-                await asyncio.sleep(BETWEEN_LOOKS)
+                await asyncio.sleep(max(BETWEEN_LOOKS, RESTS * (self._clock() - began)))
             else:
                 await self._ordering.news.wait()
 
-    def look(self) -> None:
+    async def look(self) -> None:
         """See what became of every version on probation."""
         watched = self._ordering.watched
         for service, (split, _) in list(self._watched.items()):
@@ -121,22 +127,22 @@ class Probation:
                 self._tell_end(service, split)
         for service, split in watched.items():
             try:
-                self._look_at(service, split)
+                await self._look_at(service, split)
             except OrderError as error:
                 if (service, split.number) not in self._complained:
                     log.error("%s of %s does harm and cannot be taken back: %s", split, service, error)  # noqa: TRY400 - whole sentence
                 self._complained.add((service, split.number))
 
-    def _look_at(self, service: str, split: Split) -> None:
+    async def _look_at(self, service: str, split: Split) -> None:
         """Raises OrderError where it does harm and cannot be taken back, or not yet."""
         if not self._ordering.rotation(service).settled:
             return
-        decision, traffic = self._ordering.decision(service), self._traffic(service)
+        decision, traffic = await self._ordering.decision(service), self._traffic(service)
         if service not in self._watched:
             self._watched[service] = (split, baseline(decision, split, traffic))
         reason = harm(decision, split, self._watched[service][1], traffic)
         if reason:
-            self._ordering.rollback(service, generation=None, by=f"auto-rollback: {reason}")
+            await self._ordering.rollback(service, generation=None, by=f"auto-rollback: {reason}")
             log.warning("%s of %s is taken back: %s", split, service, reason)
 
     def _tell_end(self, service: str, split: Split) -> None:

@@ -48,8 +48,8 @@ class Reconciler:
 
     `resolving` has the services that need no reload; `sources` are the names of the sources with what is known of
     each; `standing` are the orders that hold; `applied` gets every Outcome, `telling` everything that people may ask
-    about; `persist` the state worth keeping after an order, before anything follows from it, and `keep` that after an
-    apply, beside the event loop; `departed` is called when an instance is drained. `stagger` tells for how many seconds
+    about; `persist` keeps the state worth keeping, before anything follows from it, and `keep` does so beside the
+    event loop; `departed` is called when an instance is drained. `stagger` tells for how many seconds
     other machines are let go first. `before` is the reconciler of the configuration before, where the same transaction
     goes on: what nginx was proved to serve need not be proved again.
     """
@@ -178,17 +178,24 @@ class Reconciler:
             found[name] = self._watching.used(name, drained, named & drained)
         return found
 
-    def ordered(self) -> None:
+    async def ordered(self) -> None:
         """An order was given: write it down, so that it survives whatever comes, then see what follows from it."""
+        try:
+            await self._keep(self.carried())
+        finally:
+            self._wake()
+
+    def adopted(self) -> None:
+        """As `ordered`, of an order that another machine has taken."""
         self._persist(self.carried())
         self._wake()
 
-    def decide(self, service: str, standing: Standing | None = None) -> Decision:
+    async def decide(self, service: str, standing: Standing | None = None) -> Decision:
         """Who serves `service` now, or would, if these other orders were `standing`. Raises KeyError."""
         settings = {each.name: each for each in self._config.services}[service]
         entry = next((each for each in self._entries if each.name == service), None)
         before = entry.last_good if entry is not None else self._resolving.serving().get(service)
-        return self.situation.decide(settings, before, standing)
+        return await self._choosing.decide(settings, before, standing)
 
     def settled(self, service: str, since: float) -> bool:
         """Whether what was decided on `service` after `since` (monotonic seconds) has been concluded, well or not."""
@@ -258,9 +265,6 @@ class Reconciler:
             entry.forgive()
         self._wake()
 
-    def _decide(self, entry: Entry) -> Decision:
-        return self.situation.decide(entry.settings, entry.last_good)
-
     async def _first_look(self) -> None:
         """Hold the first decision until sources and first probes have spoken, or the first instance that passes
         would for a moment be the only one nginx serves. What goes on from before need not wait."""
@@ -290,9 +294,12 @@ class Reconciler:
                 delay = self._stagger()
                 if (self._config.apply.min_interval > 0 or delay) and looked_at != self._changes:
                     looked_at = self._changes
-                    decisions = [(entry, self._decide(entry)) for entry in self._entries]
+                    decisions = [
+                        (entry, await self._choosing.decide(entry.settings, entry.last_good)) for entry in self._entries
+                    ]
                     urgent = any(entry.loses(decision) for entry, decision in decisions)
                     pressing = any(not entry.digest or entry.loses_unwell(decision) for entry, decision in decisions)
+                    now = self._clock()
                 due = self._pace.due(self._waiting, urgent=urgent)
                 # a retry and the look for drift wait as well, since they apply all there is
                 wake_at = max(due, self._waiting.first + delay) if delay and not pressing else min(wake_at, due)

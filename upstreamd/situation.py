@@ -107,15 +107,11 @@ class Situation:
         """The instances of a service, as their sources name them."""
         return self._claims.accepted.get(service, ())
 
-    def decide(self, settings: ServiceSettings, before: Upstream | None, standing: Standing | None = None) -> Decision:
-        """Who serves this service now, where `before` is what nginx is known to serve; or who would, if these other
-        orders were `standing`."""
-        return self.case(settings, before, standing)()
-
     def case(
         self, settings: ServiceSettings, before: Upstream | None, standing: Standing | None = None
     ) -> Callable[[], Decision]:
-        """As `decide`, as things stand now; but what is returned decides, and may be called in another thread."""
+        """Decides, as things stand now and in any thread, who serves this service, where `before` is what nginx is
+        known to serve; or who would, if these other orders were `standing`."""
         name = settings.name
         claims = self._dated(name, with_drains(self.claims(name), (standing or self.standing).drained(name)))
         if standing is None:

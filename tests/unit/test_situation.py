@@ -27,7 +27,7 @@ def test_an_instance_is_draining_since_the_decision_that_first_saw_it_so() -> No
     situation.source_changed(SourceState("file:app", named, answered=True, ok=True))
 
     def since(standing: Standing | None = None) -> float:
-        return situation.decide(APP, None, standing).members[0].since
+        return situation.case(APP, None, standing)().members[0].since
 
     drained = Standing(lambda: 0.0, [Drain("app", ONE, by="alice")])
     assert since(drained) == 100.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Annotated
 
@@ -80,45 +80,45 @@ class Changing:
         )
 
     async def _drain(self, question: Question) -> web.Response:
-        def give(orders: Orders) -> Mapping[str, object]:
+        async def give(orders: Orders) -> Mapping[str, object]:
             wanted = filled(Drain, question.body)
-            return orders.drain(service, _instance(question), force=wanted.force, by=question.by)
+            return await orders.drain(service, _instance(question), force=wanted.force, by=question.by)
 
         service = question.names["service"]
-        return self._carried_out("drain", question, give)
+        return await self._carried_out("drain", question, give)
 
     async def _undrain(self, question: Question) -> web.Response:
-        def give(orders: Orders) -> Mapping[str, object]:
+        async def give(orders: Orders) -> Mapping[str, object]:
             filled(Nothing, question.body)
-            return orders.undrain(question.names["service"], _instance(question), by=question.by)
+            return await orders.undrain(question.names["service"], _instance(question), by=question.by)
 
-        return self._carried_out("undrain", question, give)
+        return await self._carried_out("undrain", question, give)
 
     async def _hand_over(self, question: Question) -> web.Response:
-        def give(orders: Orders) -> Mapping[str, object]:
+        async def give(orders: Orders) -> Mapping[str, object]:
             wanted = filled(Handover, question.body)
             back, out = ([_endpoint(each) for each in some] for some in (wanted.back, wanted.out))
-            return orders.hand_over(question.names["service"], back=back, out=out, by=question.by)
+            return await orders.hand_over(question.names["service"], back=back, out=out, by=question.by)
 
-        return self._carried_out("hand over", question, give)
+        return await self._carried_out("hand over", question, give)
 
     async def _switch(self, question: Question) -> web.Response:
-        def give(orders: Orders) -> Mapping[str, object]:
+        async def give(orders: Orders) -> Mapping[str, object]:
             wanted = filled(Switch, question.body)
             order = partial(orders.switch, question.names["service"], wanted.version)
-            return order(weight=wanted.weight, min_healthy=wanted.min_healthy, watch=wanted.watch, by=question.by)
+            return await order(weight=wanted.weight, min_healthy=wanted.min_healthy, watch=wanted.watch, by=question.by)
 
-        return self._carried_out("switch", question, give)
+        return await self._carried_out("switch", question, give)
 
     async def _rollback(self, question: Question) -> web.Response:
-        def give(orders: Orders) -> Mapping[str, object]:
+        async def give(orders: Orders) -> Mapping[str, object]:
             wanted = filled(Rollback, question.body)
-            return orders.rollback(question.names["service"], generation=wanted.generation, by=question.by)
+            return await orders.rollback(question.names["service"], generation=wanted.generation, by=question.by)
 
-        return self._carried_out("rollback", question, give)
+        return await self._carried_out("rollback", question, give)
 
-    def _carried_out(
-        self, verb: str, question: Question, give: Callable[[Orders], Mapping[str, object]]
+    async def _carried_out(
+        self, verb: str, question: Question, give: Callable[[Orders], Awaitable[Mapping[str, object]]]
     ) -> web.Response:
         """What became of an order: 202 with what is said of it, or why not; in the log either way."""
         what = " ".join([verb, *question.names.values()])
@@ -128,7 +128,7 @@ class Changing:
             )
         context = {"order": verb, "by": question.by, **question.names}
         try:
-            said = give(self._orders)
+            said = await give(self._orders)
         except BodyError as error:
             return problem(error.status, str(error))
         except OrderError as error:
