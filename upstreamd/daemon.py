@@ -49,6 +49,10 @@ log = logging.getLogger("upstreamd")
 SWITCH_INTERVAL = 0.0001
 """Seconds for which a thread that computes may hold up the event loop, at each of its system calls (default: 5 ms)."""
 
+FULL_LOOKS_ARE_RARE = (700, 10, 100)
+"""When the garbage collector looks at what is young, older, and all there is (gc.set_threshold; the last number is 10
+by default): what is many here lasts, and what is garbage is so while it is young."""
+
 
 def run(path: Path) -> int:
     """Run the sidecar with the configuration file `path` until SIGTERM or SIGINT; returns the exit code.
@@ -60,6 +64,7 @@ def run(path: Path) -> int:
     _use_every_descriptor()
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.freeze()  # what is imported lasts as long as the process, and need not be looked at again
+    gc.set_threshold(*FULL_LOOKS_ARE_RARE)
     uvloop.run(Daemon(path, config).run())
     return 0
 

@@ -34,7 +34,7 @@ class Lasting:
             self._moves = True
 
     def watched(self) -> None:
-        """They are watched now; what that took lasts as long as they do."""
+        """They are watched, or have had their first probes; what that took lasts as long as they do."""
         if self._moves and len(self._endpoints) > FEW:
             gc.freeze()
 

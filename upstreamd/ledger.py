@@ -10,10 +10,8 @@ from upstreamd.events import Cause
 from upstreamd.model import Decision, Document, Endpoint, Outcome, OutcomeKind, State, Upstream
 from upstreamd.pace import Backoff
 from upstreamd.picture import ServiceView
-from upstreamd.telling import Applied
+from upstreamd.telling import Applied, difference
 
-NAMED = 12
-"""Endpoints that one log line names."""
 CONFIRMED = (OutcomeKind.APPLIED, OutcomeKind.UNCHANGED)
 
 
@@ -130,12 +128,8 @@ class Entry:
 
     def difference(self) -> str:
         """What nginx will serve more and less than it is known to serve, for the log; empty where that is the same."""
-        wanted, served = endpoints(self.upstream), endpoints(self.serving)
-        changes = [f"+{endpoint}" for endpoint in sorted(wanted - served)]
-        changes += [f"-{endpoint}" for endpoint in sorted(served - wanted)]
-        if len(changes) > NAMED:
-            changes = [*changes[:NAMED], f"and {len(changes) - NAMED} more"]
-        return f"{self.name} {len(wanted)} ({' '.join(changes)})" if changes else ""
+        changes = difference(self.serving, self.upstream)
+        return f"{self.name} {len(endpoints(self.upstream))} ({changes})" if changes else ""
 
     def told(self) -> Applied:
         """What is applied of it, for those who tell of it; before `conclude`."""

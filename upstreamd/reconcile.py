@@ -281,6 +281,7 @@ class Reconciler:
                 silent = ", ".join(self.situation.silent()) or "the first probes"
                 log.warning("deciding without waiting longer for %s", silent)
         self._settling = False
+        self.situation.lasting.watched()
         self._wake()
 
     async def _due(self) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import NamedTuple
 
 from upstreamd.events import Cause, Events, Kind
@@ -101,10 +102,7 @@ class Telling:
         if cause is None or not cause.text:
             otherwise = "upstreamd has started" if before is None else "time has passed"
             cause = Cause(cause.id if cause is not None else "", otherwise)
-        added, removed = _difference(before, after)
-        changes = _listed([f"+{each}" for each in added] + [f"-{each}" for each in removed]) or _unchanged(
-            before, after
-        )
+        changes = difference(before, after) or _unchanged(before, after)
         text = f"{_count(len(after.servers))} shall serve {service}: {changes}"
         self.events.publish(Kind.DECISION, text, service=service, cause=cause.id)
         return cause
@@ -165,16 +163,11 @@ class Telling:
         self._answers(told, state)
         come, gone = _turnover(told.named, instances - told.instances, told.instances - instances)
         for service in sorted({service for service, _ in come | gone}):
-            joined = [str(endpoint) for name, endpoint in sorted(come) if name == service]
-            left = [str(endpoint) for name, endpoint in sorted(gone) if name == service]
-            changes = _listed([f"+{each}" for each in joined] + [f"-{each}" for each in left])
-            only = joined + left
-            self.events.publish(
-                Kind.DISCOVERY,
-                f"{state.name}: {changes}",
-                service=service,
-                instance=only[0] if len(only) == 1 else "",
-            )
+            joined = [endpoint for name, endpoint in come if name == service]
+            left = [endpoint for name, endpoint in gone if name == service]
+            only = str((joined + left)[0]) if len(joined) + len(left) == 1 else ""
+            changes = _listed(joined, left)
+            self.events.publish(Kind.DISCOVERY, f"{state.name}: {changes}", service=service, instance=only)
         told.state, told.instances = state, instances
 
     def _answers(self, told: _Source, state: SourceState) -> None:
@@ -243,10 +236,7 @@ def _told(outcome: Outcome, applied: Applied) -> str:
     """What became of one service in an apply, in one sentence."""
     if outcome.kind not in CONFIRMED:
         return f"{applied.service} is not applied, {outcome.kind}: {outcome.detail}"
-    added, removed = _difference(applied.before, applied.after)
-    changes = _listed([f"+{each}" for each in added] + [f"-{each}" for each in removed]) or _unchanged(
-        applied.before, applied.after
-    )
+    changes = difference(applied.before, applied.after) or _unchanged(applied.before, applied.after)
     took = f" after {outcome.duration * 1000:.0f} ms" if outcome.kind is OutcomeKind.APPLIED else ""
     return f"nginx serves generation {applied.generation} of {applied.service}{took}: {changes}"
 
@@ -256,17 +246,17 @@ def _unchanged(before: Upstream | None, after: Upstream | None) -> str:
     return "the same servers as before" if before == after else "the same servers with other weights"
 
 
-def _difference(before: Upstream | None, after: Upstream | None) -> tuple[list[Endpoint], list[Endpoint]]:
-    """The endpoints that come and go."""
+def difference(before: Upstream | None, after: Upstream | None) -> str:
+    """The first endpoints that come and go, and how many more; empty where none does."""
     was = before.endpoints if before is not None else frozenset()
     now = after.endpoints if after is not None else frozenset()
-    return sorted(now - was), sorted(was - now)
+    return _listed(now - was, was - now)
 
 
-def _listed(changes: Sequence[str]) -> str:
-    if len(changes) > NAMED:
-        return f"{' '.join(changes[:NAMED])} and {len(changes) - NAMED} more"
-    return " ".join(changes)
+def _listed(come: Collection[Endpoint], gone: Collection[Endpoint]) -> str:
+    named = [f"+{each}" for each in nsmallest(NAMED, come)] + [f"-{each}" for each in nsmallest(NAMED, gone)]
+    more = len(come) + len(gone) - NAMED
+    return f"{' '.join(named[:NAMED])} and {more} more" if more > 0 else " ".join(named)
 
 
 def _count(number: int) -> str:

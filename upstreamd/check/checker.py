@@ -88,7 +88,10 @@ class Checker:
         )
         self._rounds = {service: round_width(settings.interval, rate) for service, settings in self._settings.items()}
         self._wheel.set_keep_limit()
-        self._add_some()
+        if sum(map(len, self._coming.values())) <= AT_ONCE:
+            self._add_some()
+        elif self._adding is None:
+            self._adding = asyncio.get_running_loop().call_soon(self._add_some)
 
     def health(self, service: str, endpoint: Endpoint) -> Health | None:
         """What is known of the endpoint; None where it is not watched."""
