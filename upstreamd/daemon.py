@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -37,12 +38,14 @@ from upstreamd.picture import Picture, Probing, Reported
 from upstreamd.probation import Probation
 from upstreamd.reconcile import Reconciler
 from upstreamd.routing import routed
-from upstreamd.sharing import Partnership, share
 from upstreamd.stages import Stages
 from upstreamd.standing import Standing
 from upstreamd.state import Saved, StateFile, marker_on_disk
 from upstreamd.telling import Telling
 from upstreamd.unavailable import UnavailableResponder
+
+if TYPE_CHECKING:
+    from upstreamd.sharing import Partnership
 
 log = logging.getLogger("upstreamd")
 
@@ -254,6 +257,8 @@ class Daemon:
         """Have orders shared with other machines, if the configuration says so."""
         self._partnership = None
         if config.state.backend == "consul":
+            from upstreamd.sharing import share  # Consul's library takes 4 MB, and is for those who use it
+
             partnership = share(
                 config,
                 self._ordering,
