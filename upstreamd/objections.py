@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 from upstreamd.decide import Split
 from upstreamd.errors import OrderError
 from upstreamd.model import Decision, Endpoint, Member, State
+from upstreamd.near import near
 
 LONGEST_WATCH = 3600.0
 """Seconds for which a switch may be on probation."""
-MOST_NAMED = 5
 LONGEST_NAME = 100
-COMPARED = 1000
-"""Names that are compared with one that is not known, for comparing takes its time and tenants make the names."""
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """The rest of a sentence that says that `word` is not known: the nearest name, else the known ones."""
-    names = list(known)
-    found = difflib.get_close_matches(word[:LONGEST_NAME], names[:COMPARED], n=1, cutoff=0.4)
-    if found:
-        return f"; did you mean {found[0]}?"
-    more = [f"and {len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
-    return f"; known are {', '.join([*names[:MOST_NAMED], *more])}" if names else "; none is known"
 
 
 def known_service(service: str, services: Iterable[str]) -> None:
     """Raises OrderError for a service that is not configured."""
     names = list(services)
     if service not in names:
-        raise OrderError(f"there is no service {service[:LONGEST_NAME]!r}{near(service, names)}", kind="unknown")
+        raise OrderError(f"there is no service {service[:LONGEST_NAME]!r}; {near(service, names)}", kind="unknown")
 
 
 def known_instance(decision: Decision, endpoint: Endpoint) -> Member:
@@ -39,7 +26,7 @@ def known_instance(decision: Decision, endpoint: Endpoint) -> Member:
     found = [member for member in decision.members if member.instance.endpoint == endpoint]
     if not found:
         known = near(str(endpoint), (str(member.instance.endpoint) for member in decision.members))
-        raise OrderError(f"{decision.service} has no instance {endpoint}{known}", kind="unknown")
+        raise OrderError(f"{decision.service} has no instance {endpoint}; {known}", kind="unknown")
     return found[0]
 
 
@@ -48,8 +35,8 @@ def known_version(decision: Decision, version: str) -> None:
     versions = sorted({member.instance.version for member in decision.members} - {""})
     if version not in versions:
         name = version[:LONGEST_NAME]
-        known = near(version, versions) if versions else "; none is known, for none of its instances names a version"
-        raise OrderError(f"{decision.service} has no version {name!r}{known}", kind="unknown")
+        known = near(version, versions) if versions else "none is known, for none of its instances names a version"
+        raise OrderError(f"{decision.service} has no version {name!r}; {known}", kind="unknown")
 
 
 def sensible(weight: int, watch: float) -> None:

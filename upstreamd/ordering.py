@@ -18,6 +18,8 @@ from upstreamd.standing import Standing
 from upstreamd.underway import UnderWay
 
 DRAIN, UNDRAIN, HANDOVER, SWITCH, ROLLBACK = "drain", "undrain", "handover", "switch", "rollback"
+MOST_NAMED = 5
+"""Generations that one sentence names."""
 ELSEWHERE = "change ordered on another machine"
 """As an operator is told of it where his own order has to wait for it."""
 
@@ -276,7 +278,7 @@ class Ordering:
         last = self._present().generation
         number = versions.at(generation) if 1 <= generation <= last else None
         if number is None:
-            known = ", ".join(map(str, self._generations(service)[: objections.MOST_NAMED])) or "none"
+            known = ", ".join(map(str, self._generations(service)[:MOST_NAMED])) or "none"
             raise OrderError(
                 f"generation {generation} of {service} is not known; its last ones are: {known} (`upstreamd history`)",
                 kind="unknown",

@@ -81,6 +81,15 @@ def resolving_sidecar(
     )
 
 
+def resolving(binary: str, root: Path, *, method: str = "least_conn;", **settings: str) -> tuple[Nginx, Sidecar, int]:
+    """An nginx with the shipped configuration, the sidecar that it asks, and the port on which it asks; `settings` as
+    for `resolving_sidecar`."""
+    port = free_udp_port()
+    nginx = resolving_nginx(binary, root, resolver=port, method=method)
+    nginx.seed(9)
+    return nginx, resolving_sidecar(root, nginx, port, **settings), port
+
+
 @contextlib.asynccontextmanager
 async def asking(nginx: Nginx, sidecar: Sidecar, resolver: int) -> AsyncIterator[Sidecar]:
     """Both started, the sidecar first: an nginx that finds nobody to ask tries again only after seconds. On failure,

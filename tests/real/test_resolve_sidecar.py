@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 
 from tests.real.nginx_harness import Nginx
-from tests.real.resolve_harness import asking, free_udp_port, only, reloads, resolving_nginx, resolving_sidecar
+from tests.real.resolve_harness import (
+    asking,
+    free_udp_port,
+    only,
+    reloads,
+    resolving,
+    resolving_sidecar,
+)
 from tests.real.sidecar_harness import Load, Sidecar, answers, apps, beside, eventually, targets
 
 pytestmark = pytest.mark.real("nginx")
@@ -23,10 +30,7 @@ pytestmark = pytest.mark.real("nginx")
 
 async def test_instances_join_leave_turn_sick_and_heal_without_a_reload(nginx_binary: str, tmp_path: Path) -> None:
     """Under load every change reaches nginx, no request fails, and nginx never reloads nor replaces a worker."""
-    port = free_udp_port()
-    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
-    nginx.seed(9)
-    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    nginx, sidecar, port = resolving(nginx_binary, tmp_path)
     async with apps("one", "two", "three") as (one, two, three):
         targets(tmp_path / "targets.json", one, two)
         load = Load(f"http://127.0.0.1:{nginx.port}/")
@@ -54,10 +58,7 @@ async def test_nginx_serves_on_while_the_sidecar_is_away_and_learns_from_the_nex
     nginx_binary: str, tmp_path: Path
 ) -> None:
     """kill -9 of the sidecar fails no request, and a new one takes over by itself."""
-    port = free_udp_port()
-    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
-    nginx.seed(9)
-    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    nginx, sidecar, port = resolving(nginx_binary, tmp_path)
     async with apps("one", "two") as (one, two):
         targets(tmp_path / "targets.json", one)
         load = Load(f"http://127.0.0.1:{nginx.port}/")
@@ -76,10 +77,7 @@ async def test_nginx_that_starts_while_the_sidecar_is_down_serves_the_last_good_
     nginx_binary: str, tmp_path: Path
 ) -> None:
     """The written file answers a cold start, though no reload ever read it; the sidecar takes over when it is back."""
-    port = free_udp_port()
-    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
-    nginx.seed(9)
-    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    nginx, sidecar, port = resolving(nginx_binary, tmp_path)
     async with apps("one", "two") as (one, two):
         targets(tmp_path / "targets.json", one)
         async with asking(nginx, sidecar, port):
@@ -94,10 +92,7 @@ async def test_nginx_that_starts_while_the_sidecar_is_down_serves_the_last_good_
 
 async def test_a_reload_or_restart_of_nginx_loses_nothing(nginx_binary: str, tmp_path: Path) -> None:
     """After a foreign SIGHUP, and after a restart, new workers are told at once."""
-    port = free_udp_port()
-    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
-    nginx.seed(9)
-    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    nginx, sidecar, port = resolving(nginx_binary, tmp_path)
     async with apps("one", "two") as (one, two):
         targets(tmp_path / "targets.json", one)
         async with asking(nginx, sidecar, port):
@@ -115,10 +110,7 @@ async def test_a_reload_or_restart_of_nginx_loses_nothing(nginx_binary: str, tmp
 
 async def test_a_new_configuration_of_the_sidecar_is_no_pause(nginx_binary: str, tmp_path: Path) -> None:
     """SIGHUP gives the responder a successor that nginx asks a second later, with nothing lost between."""
-    port = free_udp_port()
-    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
-    nginx.seed(9)
-    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    nginx, sidecar, port = resolving(nginx_binary, tmp_path)
     async with apps("one", "two") as (one, two):
         targets(tmp_path / "targets.json", one)
         async with asking(nginx, sidecar, port):
@@ -133,10 +125,7 @@ async def test_a_last_good_set_that_cannot_be_kept_fails_aloud_and_is_kept_later
     nginx_binary: str, tmp_path: Path
 ) -> None:
     """A directory in the file's place: nginx serves the new set, the outcome says so, and it is retried."""
-    port = free_udp_port()
-    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
-    nginx.seed(9)
-    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    nginx, sidecar, port = resolving(nginx_binary, tmp_path)
     async with apps("one", "two") as (one, two):
         targets(tmp_path / "targets.json", one)
         async with asking(nginx, sidecar, port):
@@ -165,10 +154,7 @@ async def test_auto_reloads_where_nginx_does_not_ask_and_says_so(nginx_binary: s
 
 async def test_auto_resolves_where_nginx_asks(nginx_binary: str, tmp_path: Path) -> None:
     """route = auto with the shipped snippet: no reload, and a sentence that names the line."""
-    port = free_udp_port()
-    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
-    nginx.seed(9)
-    sidecar = resolving_sidecar(tmp_path, nginx, port, route="auto")
+    nginx, sidecar, port = resolving(nginx_binary, tmp_path, route="auto")
     async with apps("one") as (one,):
         targets(tmp_path / "targets.json", one)
         async with asking(nginx, sidecar, port):
@@ -202,10 +188,7 @@ async def test_resolve_without_its_line_fails_aloud_and_still_writes_the_file(
 async def test_nobody_counts_as_serving_whom_nginx_has_not_fetched(nginx_binary: str, tmp_path: Path) -> None:
     """Healthy alone is not served: an instance counts once nginx has it, not while nginx cannot ask, and never where it
     cannot be told; then the reason names that."""
-    port = free_udp_port()
-    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
-    nginx.seed(9)
-    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    nginx, sidecar, port = resolving(nginx_binary, tmp_path)
     async with apps("one", "two") as (one, two):
         targets(tmp_path / "targets.json", one)
         async with asking(nginx, sidecar, port):
@@ -243,10 +226,7 @@ def serving(sidecar: Sidecar) -> dict[str, bool]:
 
 async def test_nobody_healthy_is_a_503_of_ours(nginx_binary: str, tmp_path: Path) -> None:
     """With all_unhealthy = none the only server is our own responder, told without a reload like any other."""
-    port = free_udp_port()
-    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
-    nginx.seed(9)
-    sidecar = resolving_sidecar(tmp_path, nginx, port, service='all_unhealthy = "none"\n')
+    nginx, sidecar, port = resolving(nginx_binary, tmp_path, service='all_unhealthy = "none"\n')
     async with apps("one") as (one,):
         targets(tmp_path / "targets.json", one)
         async with asking(nginx, sidecar, port):
@@ -261,10 +241,7 @@ async def test_nobody_healthy_is_a_503_of_ours(nginx_binary: str, tmp_path: Path
 
 async def test_a_newcomer_grows_into_its_share(nginx_binary: str, tmp_path: Path) -> None:
     """With slow_start its weight takes steps to that of the others, and nginx never reloads."""
-    port = free_udp_port()
-    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port, method="")
-    nginx.seed(9)
-    sidecar = resolving_sidecar(tmp_path, nginx, port, service='slow_start = "4s"\n')
+    nginx, sidecar, port = resolving(nginx_binary, tmp_path, method="", service='slow_start = "4s"\n')
     load = Load(f"http://127.0.0.1:{nginx.port}/")
     async with apps("old", "new") as (old, new):
         targets(tmp_path / "targets.json", old)
@@ -289,10 +266,7 @@ async def test_a_newcomer_grows_into_its_share(nginx_binary: str, tmp_path: Path
 
 async def test_what_changes_while_nginx_rests_is_told_together(nginx_binary: str, tmp_path: Path) -> None:
     """nginx asks once a second: of sets that follow each other faster none is made that it cannot get."""
-    port = free_udp_port()
-    nginx = resolving_nginx(nginx_binary, tmp_path, resolver=port)
-    nginx.seed(9)
-    sidecar = resolving_sidecar(tmp_path, nginx, port)
+    nginx, sidecar, port = resolving(nginx_binary, tmp_path)
     async with apps("one", "two") as (one, two):
         targets(tmp_path / "targets.json", one)
         async with asking(nginx, sidecar, port):

@@ -7,7 +7,7 @@ import pytest
 from upstreamd.decide import Split
 from upstreamd.errors import OrderError
 from upstreamd.model import Decision, Instance, Member, State
-from upstreamd.objections import COMPARED, enough_healthy, leaves_somebody, near
+from upstreamd.objections import enough_healthy, leaves_somebody
 
 
 def decision(**versions: str) -> Decision:
@@ -82,12 +82,3 @@ def test_the_last_that_serve_do_not_leave(
     with pytest.raises(OrderError) as caught:
         leaves_somebody(tried, [found[at] for at in leaving], forcible=forcible)
     assert str(caught.value) == f"{refused}; put another in service first{remedy}"
-
-
-def test_the_nearest_name_is_looked_for_among_a_thousand() -> None:
-    """Ten thousand versions, which containers can label themselves with, do not keep the event loop for seconds."""
-    few = [f"2024.{number:05d}" for number in range(COMPARED)]
-    assert near("2024.00999x", few) == "; did you mean 2024.00999?"
-    assert near("blue-greem", [*few, "blue-green"]) == "; known are " + ", ".join(
-        [*few[:5], f"and {COMPARED - 4} more"]
-    )

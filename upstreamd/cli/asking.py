@@ -9,6 +9,7 @@ from upstreamd.cli.ask import RefusedError, UnreachableError
 from upstreamd.cli.command import Arguments
 from upstreamd.cli.configuration import read
 from upstreamd.cli.ending import Ending, end
+from upstreamd.near import near
 
 
 def asking(perform: Callable[[Arguments], int]) -> Callable[[Arguments], int]:
@@ -32,6 +33,4 @@ def require_service(service: str, known: Iterable[str]) -> None:
     """Ends the command where `service` is none of the `known` ones, which it names."""
     names = list(known)
     if service not in names:
-        from upstreamd.objections import near  # for a typing mistake alone
-
-        end(Ending.NO, f"there is no service {service}{near(service, names)}")
+        end(Ending.NO, f"there is no service {service}; {near(service, names)}")

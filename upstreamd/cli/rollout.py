@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from upstreamd.cli.ask import Document, RefusedError, UnreachableError, ask, order
+from upstreamd.cli.asking import require_service
 from upstreamd.cli.command import Arguments, Command, declare_configuration, number, period
 from upstreamd.cli.configuration import read
 from upstreamd.cli.ending import Ending, end, note, say
@@ -114,7 +115,7 @@ def _rollout(arguments: Arguments) -> int:
     if arguments.forget and arguments.dry_run:
         end(Ending.WRONG, "--dry-run has nothing to tell of --forget; leave out one of them")
     config = read(arguments.config)
-    _known(config, arguments.service)
+    require_service(arguments.service, [each.name for each in config.services])
     try:
         with alone(arguments.service, config.admin.listen), opened(_journal(config, arguments)) as journal:
             return _with(journal, config, arguments)
@@ -124,14 +125,6 @@ def _rollout(arguments: Arguments) -> int:
         end(Ending.NO, str(error))
     except AwayError as error:
         end(Ending.UNREACHABLE, str(error))
-
-
-def _known(config: Config, service: str) -> None:
-    known = [each.name for each in config.services]
-    if service not in known:
-        from upstreamd.objections import near
-
-        end(Ending.NO, f"there is no service {service}{near(service, known)}")
 
 
 def _journal(config: Config, arguments: Arguments) -> Path:

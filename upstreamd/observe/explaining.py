@@ -8,8 +8,8 @@ from aiohttp import web
 
 from upstreamd.events import Event, Events
 from upstreamd.model import Clock, Endpoint, Member, ProbeResult
+from upstreamd.near import near
 from upstreamd.observe.answer import answer, encode, problem
-from upstreamd.observe.near import unknown
 from upstreamd.observe.route import READ, Question, Route, endpoint
 from upstreamd.observe.status import Moments, instance_document
 from upstreamd.picture import Picture, Probing, ServiceView
@@ -50,11 +50,11 @@ class Explaining:
         picture = self._picture()
         view = picture.services.get(service)
         if view is None:
-            return problem(404, f"there is no service {service[:100]!r}; {unknown(service, picture.services)}")
+            return problem(404, f"there is no service {service[:100]!r}; {near(service, picture.services)}")
         document = instance_document(picture, service, found, self._clock, self._wall)
         if document is None:
             known = [str(member.instance.endpoint) for member in view.decision.members]
-            return problem(404, f"no source names an instance {found} of {service}; {unknown(str(found), known)}")
+            return problem(404, f"no source names an instance {found} of {service}; {near(str(found), known)}")
         moments = Moments(self._clock, self._wall)
         members = [member for member in view.decision.members if member.instance.endpoint == found]
         probing = self._probing(service, found)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from upstreamd.near import near
 from upstreamd.rollout.seen import Seen, View
 from upstreamd.rollout.stop import UsageError
 
@@ -41,10 +42,10 @@ def chosen(view: View, service: str, options: Options) -> tuple[Seen, ...]:
     found = {each.endpoint: each for each in view.instances}
     for endpoint in options.only:
         if endpoint not in found:
-            raise UsageError(f"{service} has no instance {endpoint}{_near(endpoint, found)}")
+            raise UsageError(f"{service} has no instance {endpoint}; {near(endpoint, found)}")
     versions = sorted({each.version for each in found.values()} - {""})
     if options.old and options.old not in versions:
-        raise UsageError(f"{service} has no version {options.old!r}{_near(options.old, versions)}")
+        raise UsageError(f"{service} has no version {options.old!r}; {near(options.old, versions)}")
     targets = [each for each in found.values() if _is_meant(each, options)]
     if not found:
         raise UsageError(f"{service} has no instances")
@@ -89,9 +90,3 @@ def _is_meant(each: Seen, options: Options) -> bool:
     if options.old and each.version != options.old:
         return False
     return not options.new or each.version != options.new
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    from upstreamd.objections import near  # knows all that is decided; needed for a wrong name alone
-
-    return near(word, known)
