@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 from aiohttp import web
-from source_fakes import HTTPServer
+from source_fakes import StreamServer
 
 from upstreamd.config import KubernetesCluster, KubernetesSource
 from upstreamd.discover import Binding
@@ -39,7 +38,7 @@ def endpoint_slice(name: str, *endpoints: object, service: str = "web", **fields
     }
 
 
-class FakeKubernetes(HTTPServer):
+class FakeKubernetes(StreamServer):
     """The API server. `versions` are those of discovery.k8s.io that it serves."""
 
     def __init__(self) -> None:
@@ -51,14 +50,8 @@ class FakeKubernetes(HTTPServer):
         self.page = 500
         self.lists = 0
         self.refuse: tuple[int, str] | None = None
-        self._streams: list[asyncio.Queue[bytes | None]] = []
         self._log: list[tuple[int, bytes]] = []
         self.handler = self.api
-
-    @property
-    def watches(self) -> int:
-        """How many watches are open."""
-        return len(self._streams)
 
     def source(self, binding: Binding, clock: Clock, resync: float = 300.0, **settings: Any) -> KubernetesDiscoverer:
         """A source that asks this server for the Service "web"."""
@@ -88,16 +81,6 @@ class FakeKubernetes(HTTPServer):
         status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
         self.send(self._line("ERROR", status))
         self.send(None)
-
-    def send(self, raw: bytes | None) -> None:
-        """Send bytes to every open watch; None ends them in good order."""
-        for stream in self._streams:
-            stream.put_nowait(raw)
-
-    async def stop(self) -> None:
-        """Close the port and every connection."""
-        self.send(None)
-        await super().stop()
 
     def _tell(self, kind: str, found: dict[str, Any]) -> None:
         self.version += 1
@@ -137,18 +120,7 @@ class FakeKubernetes(HTTPServer):
             return web.json_response({"kind": "Status", "code": 410, "message": "too old"}, status=410)
         response = web.StreamResponse()
         response.enable_chunked_encoding()
-        stream: asyncio.Queue[bytes | None] = asyncio.Queue()
-        for version, line in self._log:
-            if version > since:
-                stream.put_nowait(line)
-        self._streams.append(stream)
-        try:
-            await response.prepare(request)
-            while (raw := await stream.get()) is not None:
-                await response.write(raw)
-        finally:
-            self._streams.remove(stream)
-        return response
+        return await self.stream(request, response, [line for version, line in self._log if version > since])
 
 
 class SimulatedKubernetes:

@@ -178,6 +178,45 @@ class HTTPServer:
         return web.Response(status=404)
 
 
+class StreamServer(HTTPServer):
+    """A server whose answers go on until it ends them."""
+
+    def __init__(self, socket: Path | None = None) -> None:
+        super().__init__(socket)
+        self._streams: list[asyncio.Queue[bytes | None]] = []
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    def send(self, raw: bytes | None) -> None:
+        """Send bytes to every open stream; None ends them without a word."""
+        for stream in self._streams:
+            stream.put_nowait(raw)
+
+    async def stop(self) -> None:
+        """Close the socket, the streams and every connection."""
+        self.send(None)
+        await super().stop()
+
+    async def stream(
+        self, request: web.BaseRequest, response: web.StreamResponse, before: Iterable[bytes] = ()
+    ) -> web.StreamResponse:
+        """Answer with `before`, and with all that is sent from now on."""
+        stream: asyncio.Queue[bytes | None] = asyncio.Queue()
+        for line in before:
+            stream.put_nowait(line)
+        self._streams.append(stream)
+        try:
+            await response.prepare(request)
+            while (raw := await stream.get()) is not None:
+                await response.write(raw)
+        finally:
+            self._streams.remove(stream)
+        return response
+
+
 class FakeConsul(HTTPServer):
     """Consul's health endpoint: blocks on the index, answers with `entries` and `headers`."""
 
@@ -227,7 +266,7 @@ def consul_entry(address: str, port: object = 3000, **service: object) -> dict[s
     return {"Node": {"Node": "n1", "Address": node, "Meta": None}, "Service": described, "Checks": checks}
 
 
-class FakeDocker(HTTPServer):
+class FakeDocker(StreamServer):
     """What upstreamd asks of a Docker engine, on a unix socket: the list, one container, the events."""
 
     def __init__(self, socket: Path) -> None:
@@ -236,13 +275,7 @@ class FakeDocker(HTTPServer):
         self.containers: list[object] = []
         self.inspected: dict[str, object] = {}
         self.lists = 0
-        self._streams: list[asyncio.Queue[bytes | None]] = []
         self.handler = self.api
-
-    @property
-    def streams(self) -> int:
-        """How many streams of events are open."""
-        return len(self._streams)
 
     @staticmethod
     def event(action: str, identity: str, kind: str = "container", **attributes: str) -> bytes:
@@ -256,37 +289,15 @@ class FakeDocker(HTTPServer):
         """Send one event to every open stream."""
         self.send(self.event(action, identity, kind, **attributes))
 
-    def send(self, raw: bytes | None) -> None:
-        """Send bytes to every open stream; None ends them without a word."""
-        for stream in self._streams:
-            stream.put_nowait(raw)
-
-    async def stop(self) -> None:
-        """Close the socket, the streams and every connection."""
-        self.send(None)
-        await super().stop()
-
     async def api(self, request: web.BaseRequest) -> web.StreamResponse:
         """What the engine answers."""
         if request.path == "/events":
-            return await self._events(request)
+            return await self.stream(request, web.StreamResponse())
         if request.path == "/containers/json":
             self.lists += 1
             return web.json_response(self.containers)
         found = self.inspected.get(request.path.split("/")[2])
         return web.json_response(found or {"message": "No such container"}, status=200 if found else 404)
-
-    async def _events(self, request: web.BaseRequest) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        stream: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._streams.append(stream)
-        try:
-            while (raw := await stream.get()) is not None:
-                await response.write(raw)
-        finally:
-            self._streams.remove(stream)
-        return response
 
 
 def docker_container(identity: str, address: str = "172.17.0.2", **fields: Any) -> dict[str, Any]:

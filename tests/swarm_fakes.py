@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from source_fakes import HTTPServer
+from source_fakes import StreamServer
 
 from upstreamd.config import DockerEngine, SwarmManager
 from upstreamd.discover import Binding
@@ -61,7 +60,7 @@ def swarm_task(identity: str, *addresses: str, network: str = "backend", **field
     }
 
 
-class FakeSwarm(HTTPServer):
+class FakeSwarm(StreamServer):
     """The manager. Until it is told otherwise its service "web" feeds "app", and its node is "n1"."""
 
     def __init__(self, socket: Path) -> None:
@@ -72,7 +71,6 @@ class FakeSwarm(HTTPServer):
         self.tasks: list[Any] = []
         self.looks = 0
         self.refuse: tuple[int, str] | None = None
-        self._streams: list[asyncio.Queue[bytes | None]] = []
         self.handler = self.api
 
     def source(self, binding: Binding, clock: Clock, network: str = "", **settings: Any) -> SwarmDiscoverer:
@@ -85,20 +83,10 @@ class FakeSwarm(HTTPServer):
         event = {"Type": kind, "Action": action, "Actor": {"ID": "web", "Attributes": attributes}}
         self.send(json.dumps(event).encode() + b"\n")
 
-    def send(self, raw: bytes | None) -> None:
-        """Send bytes to every open stream; None ends them."""
-        for stream in self._streams:
-            stream.put_nowait(raw)
-
-    async def stop(self) -> None:
-        """Close the socket, the streams and every connection."""
-        self.send(None)
-        await super().stop()
-
     async def api(self, request: web.BaseRequest) -> web.StreamResponse:
         """What the manager answers."""
         if request.path == "/events":
-            return await self._events(request)
+            return await self.stream(request, web.StreamResponse())
         if self.refuse is not None:
             return web.json_response({"message": self.refuse[1]}, status=self.refuse[0])
         filters = json.loads(request.query.get("filters", "{}"))
@@ -106,18 +94,6 @@ class FakeSwarm(HTTPServer):
             self.looks += 1
             return web.json_response([task for task in self.tasks if _passes(task, filters)])
         return web.json_response({"/services": self.services, "/nodes": self.nodes}[request.path])
-
-    async def _events(self, request: web.BaseRequest) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        stream: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._streams.append(stream)
-        try:
-            while (raw := await stream.get()) is not None:
-                await response.write(raw)
-        finally:
-            self._streams.remove(stream)
-        return response
 
 
 def _passes(task: Any, filters: dict[str, list[str]]) -> bool:

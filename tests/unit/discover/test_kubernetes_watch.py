@@ -33,7 +33,7 @@ async def has(seen: Followed, *addresses: str) -> None:
 
 
 async def watched(server: FakeKubernetes) -> None:
-    await until(lambda: server.watches == 1, "a watch")
+    await until(lambda: server.streams == 1, "a watch")
 
 
 def watches(server: FakeKubernetes) -> list[str]:
