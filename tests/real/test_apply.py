@@ -220,12 +220,17 @@ async def test_a_stale_pid_file_never_gets_a_bystander_signalled(scene: Stage) -
     """A process that has got the dead master's pid survives, though SIGHUP would end it."""
     scene.nginx.stop()
     victim = await asyncio.create_subprocess_exec("sleep", "60")
-    scene.nginx.pid_file.write_text(f"{victim.pid}\n")
-    outcome = await scene.apply(scene.two)
+    try:
+        words = Path(f"/proc/{victim.pid}/cmdline")
+        await asyncio.to_thread(wait_until, lambda: words.read_bytes() == b"sleep\x0060\x00", "the bystander to run")
+        scene.nginx.pid_file.write_text(f"{victim.pid}\n")
+        outcome = await scene.apply(scene.two)
+    finally:
+        victim.terminate()
+        ended = await victim.wait()
     assert outcome.kind is FAILED
     assert f"names pid {victim.pid}, which is 'sleep 60' and is left alone" in outcome.detail
-    victim.terminate()
-    assert await victim.wait() == -signal.SIGTERM  # not of the SIGHUP
+    assert ended == -signal.SIGTERM  # not of the SIGHUP
 
 
 async def test_a_master_that_is_a_zombie_is_described(scene: Stage) -> None:
@@ -403,6 +408,7 @@ async def test_lines_of_another_hand_are_logged_before_they_go(scene: Stage, cap
 
 async def test_inspect_tells_the_running_nginx_from_none(scene: Stage) -> None:
     """Version, master and workers while it runs; a sentence when it does not."""
+    await asyncio.to_thread(wait_until, lambda: len(scene.nginx.workers()) == 2, "both workers")
     view = await scene.transaction.inspect()
     assert (view.master, view.workers, view.draining, view.problem) == (scene.nginx.master, 2, 0, "")
     assert view.version.count(".") == 2
