@@ -1,8 +1,9 @@
-"""Somebody who takes orders and remembers them, for tests of those who give them."""
+"""Somebody who takes orders and remembers them, for tests of those who give them, and a disk that takes its time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from upstreamd.errors import OrderError
 from upstreamd.model import Endpoint
@@ -48,3 +49,36 @@ class RememberedOrders:
     async def rollback(self, service: str, *, generation: int | None, by: str) -> Mapping[str, object]:
         """Remember a rollback."""
         return self._take("rollback", service, generation, by)
+
+
+_SLOW_FSYNC = """
+import os, time
+
+_fsync = os.fsync
+
+def fsync(descriptor):
+    if "/state/" in os.readlink(f"/proc/self/fd/{descriptor}"):
+        with open({lasts!r}) as file:
+            time.sleep(float(file.read()))
+    _fsync(descriptor)
+
+os.fsync = fsync
+"""
+
+
+class SlowDisk:
+    """Has a Python process with `environ` wait whenever it syncs a file of a directory named `state`, while `slow`."""
+
+    def __init__(self, root: Path) -> None:
+        self._lasts = root / "fsync-lasts"
+        self._lasts.write_text("0")
+        site = root / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(_SLOW_FSYNC.replace("{lasts!r}", repr(str(self._lasts))))
+        self.environ = {"PYTHONPATH": f"{site}:{Path(__file__).parents[1]}"}
+
+    def slow(self, seconds: float) -> None:
+        """Let each sync last so long from now on."""
+        fresh = self._lasts.with_suffix(".fresh")
+        fresh.write_text(str(seconds))
+        fresh.replace(self._lasts)

@@ -89,9 +89,10 @@ class Ordering:
                 if not force:
                     would = await self._would(service, lambda standing: standing.drain(drain))
                     objections.leaves_somebody(would, [member], forcible=True)
+                    self._under_way.make_way(service, DRAIN, endpoint)
                 self._standing.drain(drain)
-                await self._carry_out(service, DRAIN, f"{endpoint} is drained by {drain.by}", endpoint)
-            return await self._told(service, endpoint)
+                return await self._carry_out(service, DRAIN, f"{endpoint} is drained by {drain.by}", endpoint)
+            return await self._told(self._present(), service, endpoint)
 
     async def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
         """As Orders.undrain; refused for an instance that drains by its own or its source's wish."""
@@ -103,11 +104,11 @@ class Ordering:
                     raise OrderError(
                         f"{endpoint} of {service} is not drained by an operator: {member.reason}; end it there"
                     )
-                return await self._told(service, endpoint)
+                return await self._told(self._present(), service, endpoint)
             self._under_way.make_way(service, UNDRAIN, endpoint)
             self._standing.undrain(service, endpoint)
-            await self._carry_out(service, UNDRAIN, f"{endpoint} is put back by {by or 'an operator'}", endpoint)
-            return await self._told(service, endpoint)
+            what = f"{endpoint} is put back by {by or 'an operator'}"
+            return await self._carry_out(service, UNDRAIN, what, endpoint)
 
     async def hand_over(
         self, service: str, *, back: Sequence[Endpoint], out: Sequence[Endpoint], by: str
@@ -117,21 +118,18 @@ class Ordering:
             decision = await self.decision(service)
             leaving = [objections.known_instance(decision, endpoint) for endpoint in out]
             objections.apart(back, out)
-            for endpoint in back:
-                self._under_way.make_way(service, UNDRAIN, endpoint)
-            for endpoint in out:
-                self._under_way.make_way(service, DRAIN, endpoint)
+            self._make_way(service, back, out)
             who, now = by or "an operator", self._wall()
             drains = [Drain(service, each.instance.endpoint, each.instance.id, who, now) for each in leaving]
             would = await self._would(service, lambda standing: standing.hand_over(service, back, drains))
             objections.leaves_somebody(would, leaving, forcible=False)
+            self._make_way(service, back, out)
             self._standing.hand_over(service, back, drains)
             for endpoint in back:
                 self._noted(service, UNDRAIN, f"{endpoint} is put back by {who}", endpoint, given=HANDOVER)
             for endpoint in out:
                 self._noted(service, DRAIN, f"{endpoint} is drained by {who}", endpoint, given=HANDOVER)
-            await self._enforced(service, f"{_listed(back)} put back and {_listed(out)} drained by {who}")
-            return await self._told(service)
+            return await self._enforced(service, f"{_listed(back)} put back and {_listed(out)} drained by {who}")
 
     async def switch(
         self, service: str, version: str, *, weight: int, min_healthy: int, by: str, watch: float = 0.0
@@ -154,14 +152,17 @@ class Ordering:
                 split = replace(split, number=present.number, before=present.before)
             else:
                 split = replace(split, before=present.number if present else EVERY)
-            await self._turn(service, SWITCH, versions, split, f"switched to {split} by {by or 'an operator'}")
-            return await self._told(service)
+            return await self._turn(service, SWITCH, split, f"switched to {split} by {by or 'an operator'}")
 
-    async def rollback(self, service: str, *, generation: int | None, by: str) -> Mapping[str, object]:
-        """As Orders.rollback."""
+    async def rollback(
+        self, service: str, *, generation: int | None, by: str, only: int | None = None
+    ) -> Mapping[str, object]:
+        """As Orders.rollback; `only` from the split of this number."""
         async with self._one_at_a_time:
             decision = await self.decision(service)
             versions = self._standing.versions(service)
+            if only is not None and (versions.present is None or versions.present.number != only):
+                raise OrderError(f"{service} has another split in force by now", kind="busy")
             number = versions.previous if generation is None else self._number_in(versions, service, generation)
             if number is None:
                 raise OrderError(
@@ -183,9 +184,10 @@ class Ordering:
                     f"{service} cannot go back to {split or 'all versions'}: no instance of it is healthy"
                     f" ({objections.counts(decision)})"
                 )
+            if self._standing.versions(service) != versions:
+                raise OrderError(f"{service} was switched elsewhere meanwhile; try again soon", kind="busy")
             why = f"rolled back to {split or 'all versions'} by {by or 'an operator'}"
-            await self._turn(service, ROLLBACK, self._standing.versions(service), split, why)
-            return await self._told(service)
+            return await self._turn(service, ROLLBACK, split, why)
 
     def described(self, picture: Picture) -> Picture:
         """The picture with what operators have ordered of each service."""
@@ -240,9 +242,16 @@ class Ordering:
         return self._reconciler.situation.standing
 
     def _present(self) -> Reconciler:
-        if self._reconciler is None or self._reconciler.settling:
+        if self._reconciler is None:
+            raise OrderError("upstreamd starts, ends, or has just got a new configuration; try again soon", kind="busy")
+        if self._reconciler.settling:
             raise OrderError("upstreamd has just started and still looks at its sources; try again soon", kind="busy")
         return self._reconciler
+
+    def _make_way(self, service: str, back: Iterable[Endpoint], out: Iterable[Endpoint]) -> None:
+        for verb, endpoints in ((UNDRAIN, back), (DRAIN, out)):
+            for endpoint in endpoints:
+                self._under_way.make_way(service, verb, endpoint)
 
     async def _would(self, service: str, order: Callable[[Standing], None]) -> Decision:
         """Who would serve if `order` held beside the orders that hold when this returns."""
@@ -255,24 +264,29 @@ class Ordering:
             if held == (self._standing.drains, self._standing.all_versions):
                 return would
 
-    async def _carry_out(self, service: str, verb: str, what: str, endpoint: Endpoint | None = None) -> None:
+    async def _carry_out(
+        self, service: str, verb: str, what: str, endpoint: Endpoint | None = None
+    ) -> dict[str, object]:
         """Say so, write it down, and have it applied; in this order."""
         self._noted(service, verb, what, endpoint)
-        await self._enforced(service, what)
+        return await self._enforced(service, what, endpoint)
 
     def _noted(self, service: str, verb: str, what: str, endpoint: Endpoint | None, *, given: str = "") -> None:
         self._events.publish(Kind.ORDER, what, service=service, instance=str(endpoint) if endpoint else "")
         self._under_way.add(service, verb, endpoint, given=given)
 
-    async def _enforced(self, service: str, what: str) -> None:
+    async def _enforced(self, service: str, what: str, endpoint: Endpoint | None = None) -> dict[str, object]:
+        """What the answer says. The order holds already: whatever comes into force meanwhile, it is not refused."""
+        reconciler = self._present()
         self._share(service, what)
         self.news.set()
-        await self._present().ordered()
+        await reconciler.ordered()
+        return await self._told(reconciler, service, endpoint)
 
-    async def _turn(self, service: str, verb: str, versions: Versions, split: Split | None, why: str) -> None:
-        turned = versions.turned(split, self._present().generation + 1, why)
+    async def _turn(self, service: str, verb: str, split: Split | None, why: str) -> dict[str, object]:
+        turned = self._standing.versions(service).turned(split, self._present().generation + 1, why)
         self._standing.turn(service, turned)
-        await self._carry_out(service, verb, why)
+        return await self._carry_out(service, verb, why)
 
     def _number_in(self, versions: Versions, service: str, generation: int) -> int:
         last = self._present().generation
@@ -285,14 +299,14 @@ class Ordering:
             )
         return number
 
-    async def _told(self, service: str, endpoint: Endpoint | None = None) -> dict[str, object]:
+    async def _told(self, reconciler: Reconciler, service: str, endpoint: Endpoint | None = None) -> dict[str, object]:
         """What the answer says of the order: how things stand now that it is given."""
-        decision = await self.decision(service)
-        told: dict[str, object] = {"service": service, "generation": self._present().generation}
+        decision = await reconciler.decide(service)
+        told: dict[str, object] = {"service": service, "generation": reconciler.generation}
         if endpoint is not None:
             member = next((each for each in decision.members if each.instance.endpoint == endpoint), None)
             return {**told, "instance": str(endpoint), "state": member.state.value if member else "unknown"}
-        split = self._standing.split(service)
+        split = reconciler.situation.standing.split(service)
         return {**told, "split": split.shares() if split else {}, "number": split.number if split else EVERY}
 
 

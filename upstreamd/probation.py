@@ -129,6 +129,8 @@ class Probation:
             try:
                 await self._look_at(service, split)
             except OrderError as error:
+                if error.kind == "busy":  # the next look comes in a moment
+                    continue
                 if (service, split.number) not in self._complained:
                     log.error("%s of %s does harm and cannot be taken back: %s", split, service, error)  # noqa: TRY400 - whole sentence
                 self._complained.add((service, split.number))
@@ -142,7 +144,7 @@ class Probation:
             self._watched[service] = (split, baseline(decision, split, traffic))
         reason = harm(decision, split, self._watched[service][1], traffic)
         if reason:
-            await self._ordering.rollback(service, generation=None, by=f"auto-rollback: {reason}")
+            await self._ordering.rollback(service, generation=None, by=f"auto-rollback: {reason}", only=split.number)
             log.warning("%s of %s is taken back: %s", split, service, reason)
 
     def _tell_end(self, service: str, split: Split) -> None:

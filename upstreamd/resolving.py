@@ -148,7 +148,9 @@ class Resolving:
 
     def settled(self, name: str, since: float) -> bool:
         """Whether what was decided on this service after `since` (monotonic seconds) was concluded, well or not."""
-        service = next(each for each in self._services if each.name == name)
+        service = next((each for each in self._services if each.name == name), None)
+        if service is None:  # a new configuration has it no more
+            return True
         refused = bool(service.refusal) and service.decided_at >= since
         return refused or bool(service.choice.problem) or service.settled_at >= since
 
@@ -187,9 +189,10 @@ class Resolving:
     async def _publish(self, service: Resolved) -> bool:
         """Tell nginx what is decided now; False where it was told. Nothing is rendered or written first, for nginx
         waits for the answer."""
-        service.decided_at = self._clock()
+        began = self._clock()
         decision = await self._decide(service.settings, service.serving)
-        service.took = self._clock() - service.decided_at
+        service.took = self._clock() - began
+        service.decided_at = began  # only now, and with what follows in one go: until then nothing new is decided
         self._telling.decided(decision)
         if service.alarm is not None:
             service.alarm.cancel()

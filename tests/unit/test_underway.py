@@ -38,3 +38,16 @@ def test_an_order_is_named_as_it_was_given(under_way: UnderWay) -> None:
     assert refusal(under_way, "drain", TWO) == ""
     under_way.add("app", "undrain", TWO)
     assert refusal(under_way, "drain", TWO) == "an undrain of 10.0.0.2:3000 of app is being applied; try again soon"
+
+
+def test_orders_outlive_the_configuration_they_were_given_under() -> None:
+    """Until the next configuration has concluded what was decided on them they are under way."""
+    orders = UnderWay(lambda: 5.0)
+    orders.attach(lambda _service, _at: False)
+    orders.add("app", "drain", ONE)
+    orders.attach(None)
+    assert [order.endpoint for order in orders.of("app")] == [ONE]
+    orders.attach(lambda _service, at: at < 5.0)
+    assert [order.endpoint for order in orders.of("app")] == [ONE]
+    orders.attach(lambda _service, at: at <= 5.0)
+    assert orders.of("app") == []

@@ -1,0 +1,81 @@
+"""Orders in whose middle the sidecar gets another configuration, or is stopped: what was taken holds, and is said so."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.order_fakes import SlowDisk
+from tests.real.orders_harness import Stack
+from tests.real.sidecar_harness import apps, eventually
+
+pytestmark = pytest.mark.real("nginx")
+
+ROUTES = pytest.mark.parametrize("route", ["reload", "resolve"])
+
+
+@ROUTES
+async def test_a_rollback_beside_a_new_configuration_is_done_once(
+    nginx_binary: str, tmp_path: Path, route: str
+) -> None:
+    """The configuration is read again while the order is being written down: the answer is not "try again", upon which
+    the command would go back one version more."""
+    disk = SlowDisk(tmp_path)
+    stack = Stack(nginx_binary, tmp_path, route, environ=disk.environ)
+    async with apps("a", "b", "c") as (a, b, c):
+        stack.name(("a", [a]), ("b", [b]), ("c", [c]))
+        async with stack.running():
+            await stack.serves(a, b, c)
+            for version in "abc":
+                await stack.switched(version)
+            disk.slow(0.6)
+            said = asyncio.create_task(stack.order("rollback", "app_servers"))
+            await eventually(lambda: "rolled back" in str(stack.rotation().get("why")), "the order to hold")
+            stack.sidecar.signal(signal.SIGHUP)
+            ended = await said
+            disk.slow(0)
+            assert ended.code == 0, ended.err
+            assert "not done" not in stack.sidecar.output()
+            await eventually(lambda: stack.rotation().get("settled") is True, "the order to be applied")
+            assert stack.rotation()["split"] == {"b": 100}
+            assert set(await asyncio.to_thread(stack.ask, 8)) == {"b"}
+
+
+async def test_a_drain_beside_a_stop_is_answered_and_survives(nginx_binary: str, tmp_path: Path) -> None:
+    """SIGTERM while the order is being written down: it was taken, the next run knows it."""
+    disk = SlowDisk(tmp_path)
+    stack = Stack(nginx_binary, tmp_path, "reload", environ=disk.environ)
+    async with apps("a", "b") as (a, b):
+        stack.name(("", [a, b]))
+        async with stack.running():
+            await stack.serves(a, b)
+            disk.slow(0.6)
+            said = asyncio.create_task(stack.post(f"instances/{a.endpoint}/drain"))
+            await eventually(lambda: stack.sidecar.states()[a.endpoint] != "healthy", "the order to hold")
+            stack.sidecar.signal(signal.SIGTERM)
+            assert (await said)["instance"] == a.endpoint
+            disk.slow(0)
+            stack.sidecar.stop()
+            stack.sidecar.start()
+            await eventually(lambda: stack.sidecar.states().get(a.endpoint) == "drained", "the drain to be known")
+
+
+@ROUTES
+async def test_a_switch_beside_a_new_configuration_is_settled_once_it_is_served(
+    nginx_binary: str, tmp_path: Path, route: str
+) -> None:
+    """The configuration is read again right after the order: it counts as applied when nginx serves by it."""
+    stack = Stack(nginx_binary, tmp_path, route)
+    async with apps("a", "b") as (a, b):
+        stack.name(("a", [a]), ("b", [b]))
+        async with stack.running():
+            await stack.serves(a, b)
+            await stack.switched("a")
+            for version in "baba":
+                number = (await stack.post("switch", version=version))["number"]
+                stack.sidecar.signal(signal.SIGHUP)
+                await eventually(lambda wanted=number: stack.has(wanted), f"{version} to be served")
+                assert set(await asyncio.to_thread(stack.ask, 4)) == {version}
