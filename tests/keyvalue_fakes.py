@@ -171,7 +171,7 @@ class SharingMachine:
     def drain(self, address: str, what: str = "") -> None:
         """An operator drains an instance here, and `what` is told of it."""
         self.orders.standing.drain(Drain("app", Endpoint(address, 80), by=self.node))
-        self.partnership.ordered("app", what or f"{address}:80 is drained by {self.node}")
+        self.partnership.ordered("app", what or f"{address}:80 is to be drained, ordered by {self.node}")
 
     def undrain(self, address: str) -> None:
         """An operator puts an instance back here."""

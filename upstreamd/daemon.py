@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -352,10 +352,14 @@ class Daemon:
 
     def _applied(self, outcome: Outcome) -> None:
         self._metrics.applied(outcome)
-        self._departed()
+        self._departed(())
 
-    def _departed(self) -> None:
-        """Other machines may wait to hear that nginx here has let go of an instance."""
+    def _departed(self, drained: Collection[tuple[str, Endpoint]]) -> None:
+        """nginx here has let go of these instances; other machines may wait to hear that."""
+        for service, endpoint in sorted(drained):
+            text = f"{endpoint} is drained: nginx sends it nothing any more"
+            log.info("%s: %s", service, text)
+            self._events.publish(Kind.HEALTH, text, service=service, instance=str(endpoint))
         if self._partnership is not None:
             self._partnership.presence.wake()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 NAMED = 5
+ALIKE = 3
+"""Names that are suggested where they are equally near: none of them is more likely to be meant."""
 COMPARED = 1000
 LONGEST = 100
 """Names that are compared, and characters of them: comparing takes its time, and whoever asks, or labels a container,
@@ -16,8 +18,16 @@ def near(word: str, known: Iterable[str]) -> str:
     import difflib  # for a typing mistake alone
 
     names = list(known)
-    found = difflib.get_close_matches(word[:LONGEST], names[:COMPARED], n=1, cutoff=0.4)
-    if found:
-        return f"did you mean {found[0]}?"
+    meant = word[:LONGEST]
+    found = difflib.get_close_matches(meant, names[:COMPARED], n=ALIKE + 1, cutoff=0.4)
+    alike = sorted(each for each in found if _likeness(each, meant) == _likeness(found[0], meant))
+    if 0 < len(alike) <= ALIKE:
+        return f"did you mean {' or '.join(alike)}?"
     more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
     return f"known are {', '.join([*names[:NAMED], *more])}" if names else "none is known"
+
+
+def _likeness(name: str, meant: str) -> float:
+    import difflib  # as above
+
+    return difflib.SequenceMatcher(None, name, meant).ratio()

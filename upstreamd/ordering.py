@@ -91,7 +91,9 @@ class Ordering:
                     objections.leaves_somebody(would, [member], forcible=True)
                     self._under_way.make_way(service, DRAIN, endpoint)
                 self._standing.drain(drain)
-                return await self._carry_out(service, DRAIN, f"{endpoint} is drained by {drain.by}", endpoint)
+                return await self._carry_out(
+                    service, DRAIN, f"{endpoint} is to be drained, ordered by {drain.by}", endpoint
+                )
             return await self._told(self._present(), service, endpoint)
 
     async def undrain(self, service: str, endpoint: Endpoint, *, by: str) -> Mapping[str, object]:
@@ -107,7 +109,7 @@ class Ordering:
                 return await self._told(self._present(), service, endpoint)
             self._under_way.make_way(service, UNDRAIN, endpoint)
             self._standing.undrain(service, endpoint)
-            what = f"{endpoint} is put back by {by or 'an operator'}"
+            what = f"{endpoint} is to be put back, ordered by {by or 'an operator'}"
             return await self._carry_out(service, UNDRAIN, what, endpoint)
 
     async def hand_over(
@@ -126,10 +128,14 @@ class Ordering:
             self._make_way(service, back, out)
             self._standing.hand_over(service, back, drains)
             for endpoint in back:
-                self._noted(service, UNDRAIN, f"{endpoint} is put back by {who}", endpoint, given=HANDOVER)
+                self._noted(
+                    service, UNDRAIN, f"{endpoint} is to be put back, ordered by {who}", endpoint, given=HANDOVER
+                )
             for endpoint in out:
-                self._noted(service, DRAIN, f"{endpoint} is drained by {who}", endpoint, given=HANDOVER)
-            return await self._enforced(service, f"{_listed(back)} put back and {_listed(out)} drained by {who}")
+                self._noted(service, DRAIN, f"{endpoint} is to be drained, ordered by {who}", endpoint, given=HANDOVER)
+            return await self._enforced(
+                service, f"{_listed(back)} to be put back and {_listed(out)} to be drained, ordered by {who}"
+            )
 
     async def switch(
         self, service: str, version: str, *, weight: int, min_healthy: int, by: str, watch: float = 0.0

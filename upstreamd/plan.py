@@ -14,7 +14,7 @@ from upstreamd.check import Checker
 from upstreamd.config import Config, NginxSettings, ServiceSettings
 from upstreamd.discover import Discoverer, build
 from upstreamd.errors import ApplyError, DiscoveryError, RenderError
-from upstreamd.model import Decision, Document, Marker, Skipped, Snapshot, SourceState
+from upstreamd.model import Decision, Document, Marker, Skipped, Snapshot, SourceState, State
 from upstreamd.render import document
 from upstreamd.situation import Situation
 from upstreamd.standing import Standing
@@ -102,7 +102,9 @@ def _findings(service: str, decision: Decision) -> Iterator[str]:
     out = [member for member in decision.members if not member.serving]
     yield f"{service}: {len(decision.members)} found, {len(decision.members) - len(out)} would serve"
     for member in out[:MOST_SHOWN]:
-        yield f"{service}: {member.instance.endpoint} would not: {member.state}, {member.reason}"
+        # of one that fails its first probes no verdict stands yet, and none is waited for here
+        state = "" if member.state is State.CHECKING else f"{member.state}, "
+        yield f"{service}: {member.instance.endpoint} would not: {state}{member.reason}"
     if len(out) > MOST_SHOWN:
         yield f"{service}: {len(out) - MOST_SHOWN} more would not"
     if decision.upstream is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from upstreamd.apply import Transaction
 from upstreamd.choosing import Choosing
@@ -49,8 +49,8 @@ class Reconciler:
     `resolving` has the services that need no reload; `sources` are the names of the sources with what is known of
     each; `standing` are the orders that hold; `applied` gets every Outcome, `telling` everything that people may ask
     about; `persist` keeps the state worth keeping, before anything follows from it, and `keep` does so beside the
-    event loop; `departed` is called when an instance is drained. `stagger` tells for how many seconds
-    other machines are let go first. `before` is the reconciler of the configuration before, where the same transaction
+    event loop; `departed` gets who is drained by now. `stagger` tells for how many seconds other machines
+    are let go first. `before` is the reconciler of the configuration before, where the same transaction
     goes on: what nginx was proved to serve need not be proved again.
     """
 
@@ -68,7 +68,7 @@ class Reconciler:
         telling: Telling,
         persist: Callable[[Saved], None],
         keep: Callable[[Saved], Awaitable[None]],
-        departed: Callable[[], None],
+        departed: Callable[[Collection[tuple[str, Endpoint]]], None],
         stagger: Callable[[], float] = float,
         before: Reconciler | None = None,
     ) -> None:
@@ -362,6 +362,8 @@ class Reconciler:
             "cause": causes,
         }
         for entry in due:
+            if entry.failure is not None and outcome.kind is OutcomeKind.UNCHANGED:
+                log.info("%s: what was refused is wanted no more, and nginx serves all that is", entry.name)
             entry.conclude(outcome, now, self.situation.unavailable)
         if outcome.kind is not OutcomeKind.UNCHANGED:
             self._pace.ended(changes, now)

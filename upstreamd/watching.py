@@ -37,7 +37,7 @@ class Watching:
         *,
         clock: Clock,
         renewed: Callable[[], None],
-        departed: Callable[[], None],
+        departed: Callable[[Collection[Key]], None],
         before: Watching | None = None,
     ) -> None:
         self._transaction = transaction
@@ -132,8 +132,9 @@ class Watching:
         serving = {entry.name: endpoints(entry.serving) for entry in self._entries if entry.digest}
         for key in self._departures.look(serving | self._resolving.proved()):
             self._departures.told(key, await asyncio.to_thread(in_flight, key[1], self.view.master))
-        if self._departures.drained != before:
-            self._departed()
+        drained = self._departures.drained - before
+        if drained:
+            self._departed(drained)
 
     def _may_know(self) -> dict[str, frozenset[Endpoint]]:
         """What a worker that starts now may know of every service."""

@@ -35,6 +35,10 @@ async def test_what_is_drained_may_be_stopped_at_once(nginx_binary: str, tmp_pat
                 await app.stop()
                 served = load.answers[app.name]
                 assert stack.sidecar.states()[app.endpoint] == "drained"
+                again = await stack.order("drain", "app_servers", app.endpoint)
+                assert f"{app.endpoint} of app_servers is drained already" in again.out
+                told = await stack.order("events", "app_servers", "--no-follow")
+                assert f"health     app_servers: {app.endpoint} is drained" in told.out
                 await app.start(port)
                 said = await stack.order("undrain", "app_servers", app.endpoint, "--wait")
                 assert said.code == 0, said.err

@@ -1,4 +1,4 @@
-"""Orders in whose middle the sidecar gets another configuration, or is stopped: what was taken holds, and is said so."""
+"""Orders in whose middle the sidecar is reconfigured or stopped: what was taken holds, and is said so."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ async def test_an_order_on_one_machine_holds_on_both(nginx_binary: str, servers:
             await one.drain(a)
             for machine in (one, other):
                 await machine.eventually_drained(a)
-            assert "drained by" in str(other.view()["instances"])
+            assert "drain ordered by" in str(other.view()["instances"])
             assert says(other, "ordered on lb1")
             await other.undrain(a)
             for machine in (one, other):

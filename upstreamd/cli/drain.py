@@ -49,13 +49,11 @@ def _drain(arguments: Arguments) -> int:
     admin = access(arguments.config).admin
     service, instance = arguments.service, arguments.instance
     begun = time.monotonic()
+    already = not arguments.wait and _is_drained(looked(admin, instance_path(service, instance)))
     said = _given(admin, arguments, "drain", {"force": arguments.force})
     if not arguments.wait:
-        return done(
-            arguments,
-            said,
-            f"{instance} of {service} is being drained; `--wait` tells when it is safe to stop",
-        )
+        how = "is drained already" if already else "is being drained"
+        return done(arguments, said, f"{instance} of {service} {how}; `--wait` tells when it is safe to stop")
 
     def safe(found: Document | None) -> bool:
         if any(each["state"] not in _OUT for each in _states(found)):

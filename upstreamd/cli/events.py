@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 
 from upstreamd.cli.asking import asking, require_service
 from upstreamd.cli.command import Arguments, Command, declare_configuration, number
 from upstreamd.cli.configuration import access
 from upstreamd.cli.ending import Ending, note, say
-from upstreamd.cli.stream import Happening, follow
+from upstreamd.cli.stream import Happening, follow, past
+from upstreamd.config import AdminSettings
 from upstreamd.observe.printable import printable
 
 LAST = 20
@@ -26,6 +28,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
         default=LAST,
         help=f"begin with so many past events (default {LAST}, at most 1000 are remembered)",
     )
+    parser.add_argument("--no-follow", action="store_true", help="end with the past events")
     declare_configuration(parser)
 
 
@@ -35,13 +38,17 @@ def _events(arguments: Arguments) -> int:
     if arguments.service is not None:
         require_service(arguments.service, reached.services)
     try:
-        for happening in follow(
-            reached.admin, arguments.last, lambda why: note(f"{why}; trying again"), service=arguments.service
-        ):
+        for happening in _happenings(reached.admin, arguments):
             say(json.dumps(happening.said) if arguments.json else _line(happening))
     except KeyboardInterrupt:
         pass
     return Ending.DONE
+
+
+def _happenings(admin: AdminSettings, arguments: Arguments) -> Iterator[Happening]:
+    if arguments.no_follow:
+        return past(admin, arguments.last, service=arguments.service)
+    return follow(admin, arguments.last, lambda why: note(f"{why}; trying again"), service=arguments.service)
 
 
 def _line(happening: Happening) -> str:
@@ -60,9 +67,10 @@ EVENTS = Command(
     "events",
     "show what happens as it happens, until Ctrl-C",
     "Discovery, health, decisions, applies and orders, with the cause (in brackets) that\n"
-    "ties an apply to what led to it. A sidecar that restarts is waited for.\n"
+    "ties an apply to what led to it. A sidecar that restarts is waited for; with\n"
+    "--no-follow it ends after the past events.\n"
     "Exit code 3 where the sidecar cannot be reached at first.",
-    "upstreamd events app_servers --json",
+    "upstreamd events app_servers --last 50 --no-follow",
     _declare,
     _events,
 )

@@ -83,10 +83,11 @@ PLAN = Command(
     "plan",
     "print the diff that `run` would apply; change nothing",
     "Every source is asked, every instance checked, and the result tested with\n"
-    "`nginx -t` beside the live files. The diff is on stdout, who was found, refused\n"
-    "or would not serve on stderr. Exit code 0 where nothing would change, 1 where\n"
-    "something would, 2 where a source cannot be reached, or nginx refuses the result\n"
-    "or cannot be asked.",
+    "`nginx -t` beside the live files. The diff is on stdout, without the first line\n"
+    "of our files, whose number is new each time; who was found, refused or would\n"
+    "not serve is on stderr. Exit code 0 where nothing would change, 1 where\n"
+    "something would, 2 where a source cannot be reached, or nginx refuses the\n"
+    "result or cannot be asked.",
     "upstreamd plan -c upstreamd.toml",
     declare_configuration,
     _plan,

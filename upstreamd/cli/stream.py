@@ -34,7 +34,7 @@ def follow(
     A connection that is lost is made anew, and goes on after the event that was seen last; `lost` is told why, once an
     outage. Raises UnreachableError or RefusedError only where there never was a connection.
     """
-    path = f"{PATH}?last={last}" + (f"&service={quote(service, safe='')}" if service is not None else "")
+    path = _path(last, service)
     seen = ""
     connected = outage = False
     while True:
@@ -54,6 +54,17 @@ def follow(
             lost(why)
         outage = True
         time.sleep(RETRY)
+
+
+def past(admin: AdminSettings, last: int, *, service: str | None = None) -> Iterator[Happening]:
+    """The last `last` events; with a `service` those that concern it alone. Raises UnreachableError or RefusedError."""
+    for _, happening in _read(admin, f"{_path(last, service)}&follow=no", ""):
+        if happening is not None:
+            yield happening
+
+
+def _path(last: int, service: str | None) -> str:
+    return f"{PATH}?last={last}" + (f"&service={quote(service, safe='')}" if service is not None else "")
 
 
 def _read(admin: AdminSettings, path: str, seen: str) -> Iterator[tuple[str, Happening | None]]:

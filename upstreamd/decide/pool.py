@@ -177,7 +177,7 @@ def _state(claim: Claim, health: Health) -> tuple[State, str, float]:
     instance = claim.instance
     asked = health.since if claim.draining_since is None else claim.draining_since
     if claim.drained_by:
-        return State.DRAINING, f"drained by {claim.drained_by}", asked
+        return State.DRAINING, f"drain ordered by {claim.drained_by}", asked
     if instance.draining:
         return State.DRAINING, f"{claim.source} asks to drain it", asked
     if instance.withheld:

@@ -33,14 +33,24 @@ class Happenings:
 
     async def _stream(self, question: Question) -> Stream | web.Response:
         """Server-sent events (HTML, 9.2): those after `Last-Event-ID`, else the last 100, or as many as `last` says; of
-        one service where `service` names it."""
+        one service where `service` names it. With `follow=no` it ends with what has happened."""
         service, last = question.query.get("service"), question.query.get("last", str(BACKLOG))
         if not (last.isascii() and last.isdigit() and len(last) <= 4):
             return problem(400, f"last is the number of events to begin with, and {last[:20]!r} is none")
+        follow = question.query.get("follow", "yes")
+        if follow not in ("yes", "no"):
+            return problem(400, f"follow is yes or no, and {follow[:20]!r} is neither")
+        batches = self._events.batches if follow == "yes" else self._past
         seen = self._seen(question.headers.get("Last-Event-ID", ""))
         if seen is None:
-            return Stream(EVENT_STREAM, self._chunks(self._before(int(last), service), service, told=True))
-        return Stream(EVENT_STREAM, self._chunks(seen, service, told=False))
+            return Stream(EVENT_STREAM, self._chunks(batches, self._before(int(last), service), service, told=True))
+        return Stream(EVENT_STREAM, self._chunks(batches, seen, service, told=False))
+
+    async def _past(self, number: int) -> AsyncIterator[tuple[Event, ...]]:
+        """What has happened after the event of this number, and no more."""
+        batch = self._events.since(number)
+        if batch:
+            yield batch
 
     def _before(self, count: int, service: str | None) -> int:
         """The number of the event that the last `count` of this service (None: of all) come after."""
@@ -56,11 +66,18 @@ class Happenings:
             return None
         return min(int(number), self._events.last)
 
-    async def _chunks(self, seen: int, service: str | None, *, told: bool) -> AsyncIterator[bytes]:
-        """Those of `service` (None: all); `told` is True where the reader does not miss what is older than the first
-        event it gets."""
+    async def _chunks(
+        self,
+        batches: Callable[[int], AsyncIterator[tuple[Event, ...]]],
+        seen: int,
+        service: str | None,
+        *,
+        told: bool,
+    ) -> AsyncIterator[bytes]:
+        """Those of `service` (None: all) in `batches` after `seen`; `told` is True where the reader does not miss what
+        is older than the first event it gets."""
         yield b"retry: %d\n\n" % RETRY
-        async for batch in self._events.batches(seen):
+        async for batch in batches(seen):
             missed = batch[0].number - seen - 1
             gap = f'event: gap\ndata: {{"missed": {missed}}}\n\n' if missed and not told else ""
             chosen = [self._framed(event) for event in batch if service in (None, event.service)]

@@ -80,8 +80,7 @@ def verdict(members: Iterable[Member], view: ServiceView, *, pending: bool) -> s
         place = f"{place}, once nginx has confirmed a first configuration"
     elif pending:
         place = f"{place}, once the change under way is applied"
-    said = member.reason if member.reason.startswith(f"{member.state} ") else f"{member.state}, {member.reason}"
-    return f"{member.instance.endpoint} is {place}: {said}"
+    return f"{member.instance.endpoint} is {place}: {member.state}, {member.reason}"
 
 
 def _probing(probing: Probing, moments: Moments) -> dict[str, object]:

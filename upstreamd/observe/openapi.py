@@ -53,7 +53,7 @@ TOLD: Mapping[tuple[str, str], Told] = {
         "What happens, as server-sent events",
         {"text/event-stream": _TEXT},
         bad=(400, 503),
-        query={"last": _LAST, "service": _TEXT},
+        query={"last": _LAST, "service": _TEXT, "follow": {"enum": ["yes", "no"]}},
     ),
     (READ, "/v1/history"): Told(
         "Applied generations, newest first",

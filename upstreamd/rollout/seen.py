@@ -15,7 +15,7 @@ Key = tuple[str, str]
 
 LEAVING = ("draining", "drained")
 """States of an instance that gets no new requests."""
-BY_ORDER = "drained by "
+BY_ORDER = "drain ordered by "
 """How the reason of an instance begins that somebody has drained, and nobody but somebody puts back."""
 FAILURES = {"rejected": "was rejected", "unconfirmed": "was not confirmed", "failed": "failed"}
 """Kinds of outcomes after which nginx does not serve what was decided."""

@@ -93,6 +93,17 @@ async def test_the_last_events_of_a_service_are_its_own(shown: LookedAt, configu
         assert "event 2" in await line(process)
 
 
+async def test_the_past_alone_can_be_printed(upstreamd: Run, shown: LookedAt, configuration: Path) -> None:
+    """With `--no-follow` it ends with what has happened, also where that is nothing."""
+    nothing = await upstreamd("events", "app", "--no-follow", "-c", str(configuration))
+    assert nothing == (0, "", "")
+    shown.events.publish(Kind.APPLY, "long ago", service="app")
+    shown.events.publish(Kind.APPLY, "just now", service="app")
+    ended = await upstreamd("events", "app", "--no-follow", "--last", "1", "-c", str(configuration))
+    assert (ended.code, ended.err, len(ended.out.splitlines())) == (0, "", 1)
+    assert "just now" in ended.out
+
+
 @pytest.mark.parametrize("command", ["events", "events --json", "history", "history --json"])
 async def test_a_service_that_is_not_there_is_told(
     upstreamd: Run, shown: LookedAt, configuration: Path, command: str

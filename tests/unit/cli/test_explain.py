@@ -77,13 +77,13 @@ async def test_a_healthy_one_tells_what_takes_it_out(upstreamd: Run, tmp_path: P
     assert "1 of the 3 failures in a row that take it out" in ended.out
 
 
-async def test_a_reason_that_says_the_state_is_not_led_by_it(upstreamd: Run, tmp_path: Path) -> None:
-    """An instance that somebody drained is told as that, once."""
-    drained = member(state=State.DRAINED, reason="drained by alice")
+async def test_of_a_drained_one_it_says_how_far_and_by_whose_order(upstreamd: Run, tmp_path: Path) -> None:
+    """That somebody ordered the drain does not tell whether it is drained."""
+    drained = member(state=State.DRAINED, reason="drain ordered by alice")
     async with sidecar(lambda: picture(drained), more={"probing": probing(Health(Status.HEALTHY))}) as listen:
         path = write_configuration(tmp_path / "upstreamd.toml", listen)
         ended = await upstreamd("explain", "app", INSTANCE, "-c", str(path))
-    assert "10.0.0.1:3000 is out of rotation: drained by alice" in ended.out
+    assert "10.0.0.1:3000 is out of rotation: drained, drain ordered by alice" in ended.out
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_a_drained_instance_gets_no_requests_and_says_by_whom() -> None:
     decision = decide(ServiceSettings("app"), claims, health, None, unavailable=UNAVAILABLE)
     assert decision.upstream is not None
     assert [server.endpoint for server in decision.upstream.servers] == [TWO]
-    assert (decision.members[0].state, decision.members[0].reason) == (State.DRAINING, "drained by alice")
+    assert (decision.members[0].state, decision.members[0].reason) == (State.DRAINING, "drain ordered by alice")
 
 
 def test_a_drained_instance_is_draining_since_the_drain() -> None:
