@@ -356,10 +356,7 @@ class Daemon:
 
     def _departed(self, drained: Collection[tuple[str, Endpoint]]) -> None:
         """nginx here has let go of these instances; other machines may wait to hear that."""
-        for service, endpoint in sorted(drained):
-            text = f"{endpoint} is drained: nginx sends it nothing any more"
-            log.info("%s: %s", service, text)
-            self._events.publish(Kind.HEALTH, text, service=service, instance=str(endpoint))
+        self._telling.drained(drained)
         if self._partnership is not None:
             self._partnership.presence.wake()
 

@@ -43,6 +43,7 @@ class Ordering:
         self._generations = generations
         self._wall = wall
         self._reconciler: Reconciler | None = None
+        self._last = Standing(wall)
         self._under_way = UnderWay(clock)
         self._share: Callable[[str, str], None] = _nobody
         self._one_at_a_time = asyncio.Lock()
@@ -52,6 +53,8 @@ class Ordering:
     def attach(self, reconciler: Reconciler | None) -> None:
         """Orders go to this one from now on; None: to nobody, as between two configurations."""
         self._reconciler = reconciler
+        if reconciler is not None:
+            self._last = reconciler.situation.standing
         self._share = _nobody
         self._under_way.attach(reconciler.settled if reconciler is not None else None)
         self.news.set()
@@ -197,14 +200,12 @@ class Ordering:
 
     def described(self, picture: Picture) -> Picture:
         """The picture with what operators have ordered of each service."""
-        if self._reconciler is None:
-            return picture
         services = {name: replace(view, rotation=self.rotation(name)) for name, view in picture.services.items()}
         return replace(picture, services=services)
 
     def rotation(self, service: str) -> Rotation:
         """Which versions of a service get requests, since which order, and whether all orders are applied."""
-        versions = self._standing.versions(service)
+        versions = self._last.versions(service)
         split = versions.present
         why = versions.turns[-1].why if versions.turns else ""
         settled = not self._under_way.of(service)
@@ -224,16 +225,10 @@ class Ordering:
         return decision
 
     @property
-    def watches(self) -> bool:
-        """Whether there are splits to be watched, now or once the sources have spoken."""
-        reconciler = self._reconciler
-        return reconciler is not None and (reconciler.settling or bool(self.watched))
-
-    @property
-    def watched(self) -> dict[str, Split]:
-        """The splits that are taken back where they do harm, by service."""
+    def watched(self) -> dict[str, Split] | None:
+        """The splits that are taken back where they do harm, by service; None where nothing can be told yet."""
         if self._reconciler is None or self._reconciler.settling:
-            return {}
+            return None
         present = {name: versions.present for name, versions in self._standing.all_versions.items()}
         known = self._reconciler.services
         now = self._wall()

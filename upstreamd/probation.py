@@ -113,7 +113,7 @@ class Probation:
             self._ordering.news.clear()
             began = self._clock()
             await self.look()
-            if self._watched or self._ordering.watches:
+            if self._watched or self._ordering.watched != {}:
                 await asyncio.sleep(max(BETWEEN_LOOKS, RESTS * (self._clock() - began)))
             else:
                 await self._ordering.news.wait()
@@ -121,6 +121,8 @@ class Probation:
     async def look(self) -> None:
         """See what became of every version on probation."""
         watched = self._ordering.watched
+        if watched is None:
+            return
         for service, (split, _) in list(self._watched.items()):
             if service not in watched or watched[service].number != split.number:
                 del self._watched[service]

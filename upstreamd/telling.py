@@ -112,6 +112,19 @@ class Telling:
         if not any(member.state is State.CHECKING for member in decision.members):
             self.events.take(decision.service)
 
+    def drained(self, drained: Iterable[tuple[str, Endpoint]]) -> None:
+        """Tell that nginx has let go of these instances (service and endpoint)."""
+        by_service: dict[str, list[Endpoint]] = {}
+        for service, endpoint in sorted(drained):
+            by_service.setdefault(service, []).append(endpoint)
+        for service, endpoints in by_service.items():
+            named = {str(each): f"{each} is drained: nginx sends it nothing any more" for each in endpoints}
+            if len(endpoints) > NAMED:
+                named = {"": f"{len(endpoints)} instances are drained: nginx sends them nothing any more"}
+            for instance, sentence in named.items():
+                log.info("%s: %s", service, sentence)
+                self.events.publish(Kind.HEALTH, sentence, service=service, instance=instance)
+
     def applied(self, outcome: Outcome, services: Sequence[Applied]) -> None:
         """Tell what an apply came to, and record what nginx serves now. What repeats itself is told once."""
         for each in services:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,34 @@ async def test_a_switch_beside_a_new_configuration_is_settled_once_it_is_served(
                 stack.sidecar.signal(signal.SIGHUP)
                 await eventually(lambda wanted=number: stack.has(wanted), f"{version} to be served")
                 assert set(await asyncio.to_thread(stack.ask, 4)) == {version}
+
+
+async def test_a_probation_outlives_a_new_configuration(nginx_binary: str, tmp_path: Path) -> None:
+    """It has a service more, which takes its time to be looked at: the version is watched on, nothing is said of an end
+    that is none, and what turns sick then is taken back."""
+    stack = Stack(nginx_binary, tmp_path, "reload")
+    more = f'''
+[services.other]
+output = "{tmp_path}/other.conf"
+allow = ["127.0.0.0/8"]
+health.timeout = "1s"
+file.paths = ["{tmp_path}/other.json"]
+'''
+    async with apps("a", "b") as (a, b):
+        stack.name(("a", [a]), ("b", [b]))
+        async with stack.running():
+            await stack.serves(a, b)
+            await stack.switched("a")
+            number = (await stack.post("switch", version="b", watch=60.0))["number"]
+            await eventually(lambda: stack.has(number), "b to be served")
+            await eventually(lambda: float(str(stack.rotation()["watched_seconds"])) < 59, "a second of watching")
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+                (tmp_path / "other.json").write_text(json.dumps([{"targets": [endpoint]}]))
+                stack.sidecar.config.write_text(stack.sidecar.config.read_text() + more)
+                stack.sidecar.signal(signal.SIGHUP)
+                await eventually(lambda: "timed out" in str(stack.sidecar.status()), "the other to be looked at")
+            b.healthy = False
+            await eventually(lambda: stack.rotation().get("split") == {"a": 100}, "b to be taken back")
+            told = await stack.order("events", "app_servers", "--no-follow", "--last", "1000")
+            assert "its probation is over" not in told.out

@@ -6,6 +6,7 @@ from upstreamd.events import Event, Events, Kind
 from upstreamd.history import History
 from upstreamd.model import (
     Decision,
+    Endpoint,
     Instance,
     Member,
     Outcome,
@@ -203,3 +204,16 @@ def test_services_that_are_applied_together_are_one_generation() -> None:
     newest, older = one.history.newest()
     assert (newest.generation, sorted(newest.services), newest.digest) == (8, ["api", "app"], "e" * 64)
     assert (older.generation, list(older.services), older.digest) == (5, ["old"], "o" * 64)
+
+
+def test_what_is_drained_is_told_each_or_all_together() -> None:
+    """Of a few each by name, for those who wait for it; a fleet that is drained at once is one event a service."""
+    one = telling()
+    one.drained([("app", Endpoint(address(1), 3000)), ("api", Endpoint(address(0), 3000))])
+    assert [(event.service, event.instance) for event in one.events.since(0)] == [
+        ("api", f"{address(0)}:3000"),
+        ("app", f"{address(1)}:3000"),
+    ]
+    one.drained(("app", Endpoint(address(number), 3000)) for number in range(300))
+    assert (last(one).number, last(one).instance) == (3, "")
+    assert last(one).text == "300 instances are drained: nginx sends them nothing any more"
