@@ -347,7 +347,7 @@ class Daemon:
         return self._described(await self._reconciler.picture_beside())
 
     def _described(self, picture: Picture) -> Picture:
-        picture = replace(self._ordering.described(picture), refused=self._refused)
+        picture = replace(self._ordering.rotations.described(picture), refused=self._refused)
         return self._partnership.described(picture) if self._partnership is not None else picture
 
     def _applied(self, outcome: Outcome) -> None:

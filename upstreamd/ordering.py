@@ -12,8 +12,8 @@ from upstreamd.decide import EVERY, Drain, Split, Versions
 from upstreamd.errors import OrderError
 from upstreamd.events import Events, Kind
 from upstreamd.model import Clock, Decision, Endpoint, State
-from upstreamd.picture import Picture, Rotation
 from upstreamd.reconcile import Reconciler
+from upstreamd.rotations import Rotations
 from upstreamd.standing import Standing
 from upstreamd.underway import UnderWay
 
@@ -43,8 +43,8 @@ class Ordering:
         self._generations = generations
         self._wall = wall
         self._reconciler: Reconciler | None = None
-        self._last = Standing(wall)
         self._under_way = UnderWay(clock)
+        self.rotations = Rotations(self._under_way, wall)
         self._share: Callable[[str, str], None] = _nobody
         self._one_at_a_time = asyncio.Lock()
         self.news = asyncio.Event()
@@ -54,7 +54,7 @@ class Ordering:
         """Orders go to this one from now on; None: to nobody, as between two configurations."""
         self._reconciler = reconciler
         if reconciler is not None:
-            self._last = reconciler.situation.standing
+            self.rotations.standing = reconciler.situation.standing
         self._share = _nobody
         self._under_way.attach(reconciler.settled if reconciler is not None else None)
         self.news.set()
@@ -197,22 +197,6 @@ class Ordering:
                 raise OrderError(f"{service} was switched elsewhere meanwhile; try again soon", kind="busy")
             why = f"rolled back to {split or 'all versions'} by {by or 'an operator'}"
             return await self._turn(service, ROLLBACK, split, why)
-
-    def described(self, picture: Picture) -> Picture:
-        """The picture with what operators have ordered of each service."""
-        services = {name: replace(view, rotation=self.rotation(name)) for name, view in picture.services.items()}
-        return replace(picture, services=services)
-
-    def rotation(self, service: str) -> Rotation:
-        """Which versions of a service get requests, since which order, and whether all orders are applied."""
-        versions = self._last.versions(service)
-        split = versions.present
-        why = versions.turns[-1].why if versions.turns else ""
-        settled = not self._under_way.of(service)
-        if split is None:
-            return Rotation(why=why, settled=settled)
-        watched = max(0.0, split.watched_until - self._wall())
-        return Rotation(split.shares(), split.number, why, watched, settled)
 
     async def decision(self, service: str, standing: Standing | None = None) -> Decision:
         """Who serves the service, or would if these other orders were `standing`. Large sets are decided on beside the

@@ -139,7 +139,7 @@ class Probation:
 
     async def _look_at(self, service: str, split: Split) -> None:
         """Raises OrderError where it does harm and cannot be taken back, or not yet."""
-        if not self._ordering.rotation(service).settled:
+        if not self._ordering.rotations.of(service).settled:
             return
         decision, traffic = await self._ordering.decision(service), self._traffic(service)
         if service not in self._watched:
@@ -150,7 +150,7 @@ class Probation:
             log.warning("%s of %s is taken back: %s", split, service, reason)
 
     def _tell_end(self, service: str, split: Split) -> None:
-        rotation = self._ordering.rotation(service)
+        rotation = self._ordering.rotations.of(service)
         if rotation.number == split.number:
             self._events.publish(Kind.ORDER, f"{split} stays: its probation is over", service=service)
 
