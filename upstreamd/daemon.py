@@ -26,6 +26,7 @@ from upstreamd.discover import Discoverer, Releasing, admitted, build, follow, r
 from upstreamd.errors import ConfigError, UpstreamdError
 from upstreamd.events import Events, Kind
 from upstreamd.history import History
+from upstreamd.lasting import look_at_everything
 from upstreamd.model import Endpoint, Instance, Outcome
 from upstreamd.observe.encryption import context, encrypted
 from upstreamd.observe.events import Happenings
@@ -181,6 +182,8 @@ class Daemon:
             if listener is not None:
                 listener.open()
                 stack.callback(listener.close)
+            if self._working is not None:
+                look_at_everything()  # while nothing runs, and nobody knows the stages of the configuration before
             reconciler.situation.attach(checker, self._evidence)
             stages = Stages()
             stages.start("check", checker.run())

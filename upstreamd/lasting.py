@@ -13,6 +13,14 @@ PART = 4
 """A full look is taken when one in so many endpoints has come or gone since the last one."""
 
 
+def look_at_everything() -> None:
+    """Find the garbage among all there is, frozen or not: what a configuration leaves that another one follows refers to
+    itself. Takes 20 ms for 1,000 endpoints."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 class Lasting:
     """Freezes what is known of a large set of endpoints (gc.freeze): CPython looks at every object there is, 90 ms with
     10,000 endpoints, whenever many new ones have lasted a while, which each answer of a source brings about.

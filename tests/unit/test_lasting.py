@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from upstreamd.lasting import Lasting
+from upstreamd.lasting import Lasting, look_at_everything
 from upstreamd.model import Endpoint
 
 
@@ -73,3 +73,15 @@ def test_a_small_set_is_left_to_the_collector() -> None:
     lasting.look(endpoints(0, 900))
     lasting.rest()
     assert gc.get_freeze_count() == 0
+
+
+def test_garbage_among_what_is_frozen_is_found() -> None:
+    """What a configuration left that is over goes, although it was put out of the collector's sight."""
+    ring = Ring()
+    gone = weakref.ref(ring)
+    gc.freeze()
+    del ring
+    gc.collect()
+    assert gone() is not None
+    look_at_everything()
+    assert gone() is None
