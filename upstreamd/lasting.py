@@ -14,8 +14,8 @@ PART = 4
 
 
 def look_at_everything() -> None:
-    """Find the garbage among all there is, frozen or not: what a configuration leaves that another one follows refers to
-    itself. Takes 20 ms for 1,000 endpoints."""
+    """Find the garbage among all there is, frozen or not: what a configuration leaves that another one follows refers
+    to itself. Takes 20 ms for 1,000 endpoints."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
