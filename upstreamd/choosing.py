@@ -46,7 +46,7 @@ class Choosing:
     async def decide(
         self, settings: ServiceSettings, before: Upstream | None, standing: Standing | None = None
     ) -> Decision:
-        """As Situation.decide; a large set is decided on beside the loop."""
+        """What Situation.case decides; on a large set beside the loop."""
         decide = self._situation.case(settings, before, standing)
         if len(self._situation.claims(settings.name)) <= DECIDE_IN_THREAD:
             return decide()

@@ -20,14 +20,9 @@ def near(word: str, known: Iterable[str]) -> str:
     names = list(known)
     meant = word[:LONGEST]
     found = difflib.get_close_matches(meant, names[:COMPARED], n=ALIKE + 1, cutoff=0.4)
-    alike = sorted(each for each in found if _likeness(each, meant) == _likeness(found[0], meant))
+    likeness = {each: difflib.SequenceMatcher(None, each, meant).ratio() for each in found}
+    alike = sorted(each for each in found if likeness[each] == likeness[found[0]])
     if 0 < len(alike) <= ALIKE:
         return f"did you mean {' or '.join(alike)}?"
     more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
     return f"known are {', '.join([*names[:NAMED], *more])}" if names else "none is known"
-
-
-def _likeness(name: str, meant: str) -> float:
-    import difflib  # as above
-
-    return difflib.SequenceMatcher(None, name, meant).ratio()
