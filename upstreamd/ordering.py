@@ -71,9 +71,7 @@ class Ordering:
 
     def adopt(self, service: str, accord: Accord, what: str) -> None:
         """Have these orders, which were given on another machine, as if they had been given here."""
-        reconciler = self._reconciler
-        if reconciler is None:
-            raise OrderError("no configuration is in force", kind="busy")
+        reconciler = self._attached()
         versions = merged(self._standing.versions(service), accord, reconciler.generation + 1)
         self._standing.adopt(service, accord.drains, versions)
         self._events.publish(Kind.ORDER, what, service=service)
@@ -222,16 +220,18 @@ class Ordering:
 
     @property
     def _standing(self) -> Standing:
-        if self._reconciler is None:
-            raise OrderError("upstreamd has just started; try again soon", kind="busy")
-        return self._reconciler.situation.standing
+        return self._attached().situation.standing
 
-    def _present(self) -> Reconciler:
+    def _attached(self) -> Reconciler:
         if self._reconciler is None:
             raise OrderError("upstreamd starts, ends, or has just got a new configuration; try again soon", kind="busy")
-        if self._reconciler.settling:
-            raise OrderError("upstreamd has just started and still looks at its sources; try again soon", kind="busy")
         return self._reconciler
+
+    def _present(self) -> Reconciler:
+        reconciler = self._attached()
+        if reconciler.settling:
+            raise OrderError("upstreamd has just started and still looks at its sources; try again soon", kind="busy")
+        return reconciler
 
     def _make_way(self, service: str, back: Iterable[Endpoint], out: Iterable[Endpoint]) -> None:
         for verb, endpoints in ((UNDRAIN, back), (DRAIN, out)):
