@@ -1,4 +1,4 @@
-"""The core types. Standard library only; every stage hands the next one of these, all immutable."""
+"""The core types, of standard library and msgspec only; every stage hands the next one of these, all immutable."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from operator import attrgetter
 from typing import NamedTuple
+
+import msgspec
 
 Clock = Callable[[], float]
 """A monotonic clock in seconds; passed in, never read from a global."""
@@ -138,7 +140,7 @@ class Word(StrEnum):
     DEGRADED = "degraded"
 
 
-class ProbeResult(NamedTuple):
+class ProbeResult(msgspec.Struct, frozen=True, gc=False):
     """One probe's verdict. `ok` is None where the probe could not be made for reasons of our own
     (no descriptors, no route of ours): such a result changes nothing.
 

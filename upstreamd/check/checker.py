@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+
+from msgspec.structs import replace
 
 from upstreamd.check import tls
 from upstreamd.check.grpc import GrpcPlan, GrpcProber
@@ -47,7 +48,7 @@ class Checker:
         *,
         clock: Clock,
         on_health: Callable[[str, Endpoint, Health], None],
-        on_probe: Callable[[str, ProbeResult], None] | None = None,
+        on_probe: Callable[[str, ProbeResult], None] = lambda _service, _result: None,
         known: Mapping[Key, Health] | None = None,
         max_in_flight: int = 512,
     ) -> None:
@@ -203,11 +204,12 @@ class Checker:
 
     def _prober(self, watched: Watched) -> Prober:
         asked = Endpoint(watched.endpoint.address, watched.settings.port or watched.endpoint.port)
-        report = partial(self._conclude, watched)
         plan = self._plans[watched.service]
         if plan is None:
-            return TcpProber(watched.settings, self._wheel.readiness, asked, report)
-        return GrpcProber(plan, asked, report) if isinstance(plan, GrpcPlan) else HttpProber(plan, asked, report)
+            return TcpProber(watched.settings, self._wheel.readiness, asked, self._conclude, watched)
+        if isinstance(plan, GrpcPlan):
+            return GrpcProber(plan, asked, self._conclude, watched)
+        return HttpProber(plan, asked, self._conclude, watched)
 
     def _find(self, service: str, endpoint: Endpoint) -> Watched | None:
         return self._watched.get(service, {}).get(endpoint)
@@ -221,39 +223,43 @@ class Checker:
         self._wheel.land(watched)
         now = self._clock()
         duration = now - watched.started
-        was_settled = watched.is_settled
-        if ok is False:
-            ok, reason = self._excuse(watched, reason)
-        elif ok:
-            watched.excused = False
-        result = ProbeResult(ok, reason, duration, now, word)
-        is_first = watched.result is None
-        watched.result = result
-        watched.recent.append(result)
         watched.lags = duration * 2 > watched.settings.timeout
-        if self._on_probe is not None:
-            self._on_probe(watched.service, result)
-        health = watched.health
-        is_well = health.status is Status.HEALTHY and not health.streak and not health.degraded
-        if ok and is_well and word is None and health.reason == reason and watched.paced:
+        result = ProbeResult(ok, reason, duration, now, word)
+        if ok and reason == watched.steady and word is None:
             # the usual case, and the only one that has to be cheap: observing the result would change nothing
+            watched.excused = False
+            watched.remember(result)
+            self._on_probe(watched.service, result)
             if not watched.again and not watched.doubted:
                 self._queue_after(watched, watched.settings.interval, now)
                 return
         else:
-            self._observe(watched, result, is_news=is_first or watched.is_settled is not was_settled)
+            result = self._weigh(watched, result)
         if not watched.gone:  # a callback may have dropped it
             self._plan_next(watched, result)
 
-    def _excuse(self, watched: Watched, reason: str) -> tuple[bool | None, str]:
+    def _weigh(self, watched: Watched, result: ProbeResult) -> ProbeResult:
+        """Has the result count, as far as it does; returns it as it counts."""
+        is_first, was_settled = watched.result is None, watched.is_settled
+        if result.ok is False:
+            result = self._excuse(watched, result)
+        elif result.ok:
+            watched.excused = False
+        watched.remember(result)
+        self._on_probe(watched.service, result)
+        self._observe(watched, result, is_news=is_first or watched.is_settled is not was_settled)
+        return result
+
+    def _excuse(self, watched: Watched, failed: ProbeResult) -> ProbeResult:
         """A failure while we ourselves stood still tells nothing, unless the one before was excused already."""
         stood_still = self._wheel.still - watched.still
         if watched.excused or stood_still <= watched.settings.timeout / 4:
             watched.excused = False
             watched.tried = True
-            return False, reason
+            return failed
         watched.excused = True
-        return None, f"upstreamd itself stood still for {stood_still:.1f}s meanwhile ({reason})"
+        reason = f"upstreamd itself stood still for {stood_still:.1f}s meanwhile ({failed.reason})"
+        return replace(failed, ok=None, reason=reason)
 
     def _observe(self, watched: Watched, result: ProbeResult, *, is_news: bool) -> None:
         before = watched.health
@@ -261,6 +267,8 @@ class Checker:
         watched.health = before.observe(result, rise=settings.rise, fall=settings.fall)
         is_new = is_news and before.status is Status.CHECKING
         now = watched.health
+        is_well = now.status is Status.HEALTHY and not now.streak and not now.degraded
+        watched.steady = now.reason if is_well and watched.paced else None
         if is_new or now.status is not before.status or bool(now.degraded) is not bool(before.degraded):
             self._on_health(watched.service, watched.endpoint, now)
 

@@ -171,7 +171,7 @@ class Connection:
 
     def _receiving(self) -> None:
         connected = self._socket
-        while connected is not None and connected is self._socket:
+        while connected is not None:
             try:
                 data = connected.recv(CHUNK)
             except _MUST_WAIT:
@@ -180,7 +180,7 @@ class Connection:
                 self._owner.failed(error)
                 return
             self._owner.received(data)
-            if self._tls is None or self._socket is None or not _holds_more(connected):
+            if self._tls is None or connected is not self._socket or not _holds_more(connected):
                 return
 
 

@@ -15,11 +15,11 @@ import importlib
 import os
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from upstreamd.check import tls
 from upstreamd.check.document import shown
-from upstreamd.check.prober import Report
+from upstreamd.check.prober import Report, Subject
 from upstreamd.config import HealthSettings
 from upstreamd.errors import ConfigError, Problem
 from upstreamd.model import Endpoint
@@ -63,15 +63,16 @@ class GrpcPlan:
         return self.library.secure_channel(target, self.credentials, self.options)
 
 
-class GrpcProber:
-    """Asks one endpoint, one probe at a time, and reports each result to `report` on the event loop."""
+class GrpcProber(Generic[Subject]):
+    """Asks one endpoint, one probe at a time, and reports each result on `subject` to `report` on the event loop."""
 
-    __slots__ = ("_asked", "_call", "_channel", "_endpoint", "_plan", "_report")
+    __slots__ = ("_asked", "_call", "_channel", "_endpoint", "_plan", "_report", "_subject")
 
-    def __init__(self, plan: GrpcPlan, endpoint: Endpoint, report: Report) -> None:
+    def __init__(self, plan: GrpcPlan, endpoint: Endpoint, report: Report[Subject], subject: Subject) -> None:
         self._plan = plan
         self._endpoint = endpoint
         self._report = report
+        self._subject = subject
         self._channel: Any = None
         self._asked: Any = None
         self._call: Any = None
@@ -125,7 +126,7 @@ class GrpcProber:
         self._call = None
         if not (keep and self._plan.keeps):
             self.close()
-        self._report(ok, reason, None)
+        self._report(self._subject, ok, reason, None)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, answered: Any, call: Any) -> None:  # noqa: ANN401 - grpcio's call

@@ -8,12 +8,13 @@ over everything from the connect to the verdict.
 from __future__ import annotations
 
 import ssl
+from typing import Generic
 
 from upstreamd.check import failure
 from upstreamd.check.answer import AnswerReader, RefusedAnswerError
 from upstreamd.check.connection import Connection
 from upstreamd.check.known import MAX_LEARNED, KnownAnswer, pattern_of
-from upstreamd.check.prober import Report
+from upstreamd.check.prober import Report, Subject
 from upstreamd.check.readiness import Readiness
 from upstreamd.check.verdict import Answer, Expectation, Verdict
 from upstreamd.config import HealthSettings
@@ -74,14 +75,26 @@ class HttpPlan:
         return self._known.setdefault((pattern, b"" if known.has_plain_body else known.rest), known)
 
 
-class HttpProber:
-    """Asks one endpoint, one probe at a time, and reports each result to `report`."""
+class HttpProber(Generic[Subject]):
+    """Asks one endpoint, one probe at a time, and reports each result on `subject` to `report`."""
 
-    __slots__ = ("_busy", "_connection", "_known", "_plan", "_reader", "_report", "_request", "_reused", "_seen")
+    __slots__ = (
+        "_busy",
+        "_connection",
+        "_known",
+        "_plan",
+        "_reader",
+        "_report",
+        "_request",
+        "_reused",
+        "_seen",
+        "_subject",
+    )
 
-    def __init__(self, plan: HttpPlan, endpoint: Endpoint, report: Report) -> None:
+    def __init__(self, plan: HttpPlan, endpoint: Endpoint, report: Report[Subject], subject: Subject) -> None:
         self._plan = plan
         self._report = report
+        self._subject = subject
         self._request = plan.request(endpoint)
         name = plan.settings.server_name
         self._connection = Connection(plan.readiness, self, *endpoint, tls=plan.tls, name=name)
@@ -226,4 +239,4 @@ class HttpProber:
         self._seen = b""
         if not (keep and self._plan.keeps and self._plan.readiness.may_keep()):
             self._connection.close()
-        self._report(ok, reason, word)
+        self._report(self._subject, ok, reason, word)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from upstreamd.model import Word
 
-Report = Callable[[bool | None, str, Word | None], None]
-"""Takes a probe's result: passed, failed or (None) inconclusive, the reason, and what the app asks for."""
+Subject = TypeVar("Subject")
+"""Whatever the scheduler knows an endpoint by."""
+
+Report = Callable[[Subject, bool | None, str, Word | None], None]
+"""Takes whose probe it was and how it ended: passed, failed or (None) inconclusive, why, what the app wants."""
 
 
 class Prober(Protocol):

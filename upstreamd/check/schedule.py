@@ -8,7 +8,6 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import deque
 
 from upstreamd.check.prober import Prober
 from upstreamd.config import HealthSettings
@@ -40,7 +39,8 @@ class Watched:
     running or last one did. `still` is the checker's standstill clock at that moment. `lags`: the last probe
     needed more than half its time. `doubted`: a burst of probes is on, or will be, because somebody saw it fail; the
     last one began at `doubted_at`. `excused`: the last failure was not counted because we ourselves stood still.
-    `spread`: the coming probe has been put off once already, because it was overdue.
+    `spread`: the coming probe has been put off once already, because it was overdue. `steady`: the reason of passes
+    that change nothing any more, None where the next one may.
     """
 
     __slots__ = (
@@ -63,6 +63,7 @@ class Watched:
         "slot",
         "spread",
         "started",
+        "steady",
         "still",
         "tried",
     )
@@ -75,12 +76,21 @@ class Watched:
         self.settings = settings
         self.health = health
         self.result: ProbeResult | None = None
-        self.recent: deque[ProbeResult] = deque(maxlen=REMEMBERED)
+        self.recent: list[ProbeResult] = []
+        self.steady: str | None = None
         self.due = self.started = self.still = 0.0
         self.slot = 0
         self.doubted_at = -math.inf
         self.again = self.excused = self.gone = self.lags = self.paced = self.queued = False
         self.doubted = self.spread = self.tried = False
+
+    def remember(self, result: ProbeResult) -> None:
+        """Takes note of its latest result."""
+        self.result = result
+        recent = self.recent
+        recent.append(result)
+        if len(recent) > REMEMBERED:
+            del recent[0]
 
     @property
     def is_settled(self) -> bool:
@@ -132,6 +142,8 @@ class Timetable:
         self._slots: dict[int, list[Watched]] = {}
         self._order: list[int] = []
         self._salt = random.random()  # noqa: S311 - spreads load, guards nothing
+        self._joined = (0, 0.0, 0.0)
+        self._begins = 0.0
 
     @property
     def next(self) -> float:
@@ -154,9 +166,15 @@ class Timetable:
 
         The jitter is the round's, not each endpoint's: what wakes together stays together.
         """
-        number = int(due / width + 0.5)
+        joined = int(due / width + 0.5), width, watched.settings.interval
+        if joined != self._joined:  # the answers of a round come together, and go into the same one
+            self._joined = joined
+            self._begins = self._beginning(*joined)
+        self.add(watched, self._begins)
+
+    def _beginning(self, number: int, width: float, interval: float) -> float:
         drawn = (hash((number, self._salt)) & 0xFFFF) / 0xFFFF - 0.5
-        self.add(watched, number * width + drawn * JITTER * watched.settings.interval)
+        return number * width + drawn * JITTER * interval
 
     def take_due(self, now: float) -> list[Watched]:
         """Everything whose slot has come, out of the table."""

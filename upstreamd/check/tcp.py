@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Generic
+
 from upstreamd.check import failure
 from upstreamd.check.connection import Connection
 from upstreamd.check.document import shown
-from upstreamd.check.prober import Report
+from upstreamd.check.prober import Report, Subject
 from upstreamd.check.readiness import Readiness
 from upstreamd.config import HealthSettings
 from upstreamd.model import Endpoint
@@ -14,16 +16,24 @@ MAX_RECEIVED = 16 * 1024
 """Bytes in which the expected ones have to come."""
 
 
-class TcpProber:
+class TcpProber(Generic[Subject]):
     """Connects to one endpoint, sends and waits for what was configured, and closes; one probe at a time."""
 
-    __slots__ = ("_connection", "_expected", "_readiness", "_received", "_report", "_sent")
+    __slots__ = ("_connection", "_expected", "_readiness", "_received", "_report", "_sent", "_subject")
 
-    def __init__(self, settings: HealthSettings, readiness: Readiness, endpoint: Endpoint, report: Report) -> None:
+    def __init__(
+        self,
+        settings: HealthSettings,
+        readiness: Readiness,
+        endpoint: Endpoint,
+        report: Report[Subject],
+        subject: Subject,
+    ) -> None:
         self._sent = settings.send
         self._expected = settings.expect
         self._readiness = readiness
         self._report = report
+        self._subject = subject
         self._received = bytearray()
         self._connection = Connection(readiness, self, *endpoint)
 
@@ -77,4 +87,4 @@ class TcpProber:
 
     def _finish(self, *, ok: bool | None, reason: str) -> None:
         self._connection.close()
-        self._report(ok, reason, None)
+        self._report(self._subject, ok, reason, None)

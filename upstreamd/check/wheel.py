@@ -194,9 +194,10 @@ class Wheel:
         """Starts the probes that wait, as far as there is room; returns how many that were."""
         room = min(STARTS, self._max_in_flight - len(self._flights))
         started = 0
-        latest = self._clock() + LONGEST
-        while started < room and self._waiting:
-            watched = self._waiting.popleft()
+        clock, waiting, depart = self._clock, self._waiting, self._flights.depart
+        latest = clock() + LONGEST
+        while started < room and waiting:
+            watched = waiting.popleft()
             if watched.gone:
                 continue
             if watched.lags and self._laggards_flying * 2 >= self._max_in_flight:
@@ -205,11 +206,11 @@ class Wheel:
             started += 1
             watched.queued = watched.spread = False
             watched.still = self.still
-            watched.started = self._clock()
+            watched.started = now = clock()
             self._laggards_flying += watched.lags
-            self._flights.depart(watched, watched.started)
+            depart(watched, now)
             watched.prober.start()
-            if watched.started > latest:
+            if now > latest:
                 break
         return started
 
