@@ -183,6 +183,20 @@ async def test_a_probe_can_be_asked_for() -> None:
             await until(lambda: len(record.results) == 2)
 
 
+async def test_a_steady_endpoint_is_known_by_its_latest_answers() -> None:
+    """Whoever passes again and again is told by its last five probes; a pass for another reason, by that reason."""
+    with scripted(answering(http_answer())) as server:
+        async with checking(quick(expect_status=((200, 204),), expect_json=()), at(server)) as record:
+            await until(lambda: len(record.results) > 8)
+            seen = record.checker.probing("app", at(server))
+            assert list(seen.recent) == record.results[-5:]
+            server.script = answering(http_answer(b"", status="202 Accepted"))
+            server.hang_up()
+            await until(lambda: "202" in record.checker.health("app", at(server)).reason)
+            assert set(record.statuses(at(server))) <= {Status.CHECKING, Status.HEALTHY}
+            assert "202" in record.checker.last()["app", at(server)].reason
+
+
 async def test_a_probe_asked_for_during_a_probe_follows_it() -> None:
     """probe_soon while a probe runs gives one more right after it."""
 

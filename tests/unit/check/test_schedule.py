@@ -122,6 +122,25 @@ def test_rounds_keep_the_interval_within_the_jitter(interval: float, rate: float
     assert wake_ups <= 42 * round(interval / width)
 
 
+def test_services_that_join_in_turns_keep_their_own_rounds() -> None:
+    """The answers of two services with different intervals come mixed; each endpoint still comes at its own pace."""
+    table = Timetable()
+    entries = {watched(number, interval=interval): interval for number, interval in enumerate((1.0, 3.0, 1.0, 3.0), 1)}
+    asked: dict[Watched, list[float]] = {entry: [] for entry in entries}
+    for entry, interval in entries.items():
+        table.join(entry, 1000.0, interval / ROUNDS)
+    while (now := table.next) < 1030:
+        for entry in table.take_due(now):
+            asked[entry].append(now)
+            table.join(entry, entry.due + entries[entry], entries[entry] / ROUNDS)
+    for entry, interval in entries.items():
+        gaps = [after - before for before, after in pairwise(asked[entry])]
+        assert len(gaps) >= 30 / interval - 2
+        assert max(abs(gap - interval) for gap in gaps) <= JITTER * interval + TICK + 1e-9
+    fast, slow, *others = asked.values()
+    assert [fast, slow] == others  # those of one service come together
+
+
 def test_rescheduling_replaces() -> None:
     """An endpoint that is scheduled anew comes out at its new time only."""
     table = Timetable()
