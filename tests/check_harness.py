@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from upstreamd.check import Checker
 from upstreamd.config import HealthSettings
-from upstreamd.model import Clock, Endpoint, Health, ProbeResult, Status
+from upstreamd.health import Health, ProbeResult, Status
+from upstreamd.model import Clock, Endpoint
 
 QUICK = {"interval": 0.05, "timeout": 5.0, "rise": 1, "fall": 1}
 """Settings of a check that decides at its first probe and repeats it soon."""

@@ -16,7 +16,8 @@ import uvloop
 
 from upstreamd.check import Checker
 from upstreamd.config import HealthSettings
-from upstreamd.model import Endpoint, Health, ProbeResult
+from upstreamd.health import Health, ProbeResult
+from upstreamd.model import Endpoint
 
 
 def say(**what: object) -> None:

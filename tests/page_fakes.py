@@ -11,18 +11,9 @@ from pathlib import Path
 from tests.order_fakes import RememberedOrders
 from upstreamd.config import AdminSettings, Listen
 from upstreamd.events import Events
+from upstreamd.health import ProbeResult
 from upstreamd.history import History, Now, Served
-from upstreamd.model import (
-    Decision,
-    Endpoint,
-    Instance,
-    Member,
-    NginxView,
-    ProbeResult,
-    Snapshot,
-    SourceState,
-    State,
-)
+from upstreamd.model import Decision, Endpoint, Instance, Member, NginxView, Snapshot, SourceState, State
 from upstreamd.observe.events import Happenings
 from upstreamd.observe.http import AdminServer
 from upstreamd.observe.metrics import Metrics

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from upstreamd.model import Decision, Endpoint, Health, NginxView, Outcome, ProbeResult, SourceState
+from upstreamd.health import Health, ProbeResult
+from upstreamd.model import Decision, Endpoint, NginxView, Outcome, SourceState
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,9 @@ from upstreamd.apply import Transaction
 from upstreamd.choosing import Choosing
 from upstreamd.config import Config
 from upstreamd.drawing import Drawing, Progress
+from upstreamd.health import Health, Status
 from upstreamd.ledger import CONFIRMED, Entry, unchanged
-from upstreamd.model import (
-    Clock,
-    Decision,
-    Endpoint,
-    Health,
-    Outcome,
-    OutcomeKind,
-    Snapshot,
-    Status,
-)
+from upstreamd.model import Clock, Decision, Endpoint, Outcome, OutcomeKind, Snapshot
 from upstreamd.pace import Changes, Pace
 from upstreamd.picture import Picture
 from upstreamd.resolving import Resolving

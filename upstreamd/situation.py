@@ -11,8 +11,9 @@ from heapq import nsmallest
 from upstreamd.check import Checker, Evidence
 from upstreamd.config import Config, ServiceSettings
 from upstreamd.decide import Claim, Claims, decide, settle, with_drains
+from upstreamd.health import ProbeResult
 from upstreamd.lasting import Lasting
-from upstreamd.model import Clock, Decision, Endpoint, Instance, ProbeResult, Snapshot, SourceState, Upstream
+from upstreamd.model import Clock, Decision, Endpoint, Instance, Snapshot, SourceState, Upstream
 from upstreamd.standing import Standing
 
 log = logging.getLogger("upstreamd.situation")

@@ -16,7 +16,8 @@ from tests.fakes import Peer, ScriptedServer, answering, http_answer
 from tests.real.nginx_harness import Nginx, free_port, get
 from upstreamd.check import Evidence, PassiveListener
 from upstreamd.config import EjectionSettings, Listen, PassiveSettings
-from upstreamd.model import Endpoint, Health, Status
+from upstreamd.health import Health, Status
+from upstreamd.model import Endpoint
 
 SNIPPET = Path(__file__).parents[2] / "nginx" / "passive.conf"
 SHIPPED_SOCKET = "unix:/run/upstreamd/passive.sock"

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from upstreamd.check.answer import AnswerReader, RefusedAnswerError
 from upstreamd.check.verdict import Expectation
 from upstreamd.config import HealthSettings
-from upstreamd.model import Endpoint, ProbeResult, Status, Word
+from upstreamd.health import ProbeResult, Status, Word
+from upstreamd.model import Endpoint
 
 TIMEOUT = 0.5
 CHECK = HealthSettings(interval=0.1, timeout=TIMEOUT, rise=1, fall=2)

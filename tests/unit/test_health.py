@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstreamd.model import Health, ProbeResult, Status, Word
+from upstreamd.health import Health, ProbeResult, Status, Word
 
 RESULTS = st.sampled_from([True, False, None])
 

@@ -17,7 +17,8 @@ from upstreamd.check.schedule import Watched, anywhere, jittered, pause, round_w
 from upstreamd.check.tcp import TcpProber
 from upstreamd.check.wheel import Wheel
 from upstreamd.config import HealthSettings
-from upstreamd.model import Clock, Endpoint, Health, ProbeResult, Status, Word
+from upstreamd.health import Health, ProbeResult, Status, Word
+from upstreamd.model import Clock, Endpoint
 from upstreamd.picture import Probing
 
 Key = tuple[str, Endpoint]

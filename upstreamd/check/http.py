@@ -18,7 +18,8 @@ from upstreamd.check.prober import Report, Subject
 from upstreamd.check.readiness import Readiness
 from upstreamd.check.verdict import Answer, Expectation, Verdict
 from upstreamd.config import HealthSettings
-from upstreamd.model import Endpoint, Word
+from upstreamd.health import Word
+from upstreamd.model import Endpoint
 
 LONGEST_IDLE = 30.0
 """Seconds. With a longer interval every probe connects anew: a firewall may forget an idle connection in silence."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from upstreamd.model import Word
+from upstreamd.health import Word
 
 Subject = TypeVar("Subject")
 """Whatever the scheduler knows an endpoint by."""

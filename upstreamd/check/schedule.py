@@ -11,7 +11,8 @@ import random
 
 from upstreamd.check.prober import Prober
 from upstreamd.config import HealthSettings
-from upstreamd.model import Endpoint, Health, ProbeResult, Status
+from upstreamd.health import Health, ProbeResult, Status
+from upstreamd.model import Endpoint
 
 REMEMBERED = 5
 """Results of probes that are kept of each endpoint, for those who look at it closely."""

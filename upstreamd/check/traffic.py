@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from upstreamd.check.ejection import eject, remembered
 from upstreamd.config import EjectionSettings
-from upstreamd.model import Clock, Ejection, Endpoint, Health, Status
+from upstreamd.health import Health, Status
+from upstreamd.model import Clock, Ejection, Endpoint
 from upstreamd.picture import Reported, Traffic
 
 log = logging.getLogger("upstreamd.check")

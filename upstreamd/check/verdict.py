@@ -11,7 +11,7 @@ from upstreamd.check.condition import in_words, names, problem_with
 from upstreamd.check.document import AbsentError, AmbiguousError, NotJsonError, parse, shown, value_at, worth
 from upstreamd.config import HealthSettings
 from upstreamd.config.expectation import Condition, compiled
-from upstreamd.model import Word
+from upstreamd.health import Word
 
 UNAVAILABLE = 503
 """A status with which an app may ask to be drained, though it is not among the expected ones."""

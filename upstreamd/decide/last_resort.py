@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from upstreamd.config import ServiceSettings
 from upstreamd.decide.claim import Claim
 from upstreamd.decide.servers import kept, servers
-from upstreamd.model import Endpoint, Health, Server, Status, Upstream
+from upstreamd.health import Health, Status
+from upstreamd.model import Endpoint, Server, Upstream
 
 TOGETHER = 30.0
 """Seconds within which instances that fail count as failing together."""

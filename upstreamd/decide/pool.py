@@ -12,18 +12,8 @@ from upstreamd.decide.last_resort import last_resort
 from upstreamd.decide.servers import servers
 from upstreamd.decide.versions import LARGEST, Split, shared
 from upstreamd.decide.warmup import STEPS, warmed
-from upstreamd.model import (
-    RANK,
-    Decision,
-    Ejection,
-    Endpoint,
-    Health,
-    Member,
-    Server,
-    State,
-    Status,
-    Upstream,
-)
+from upstreamd.health import Health, Status
+from upstreamd.model import RANK, Decision, Ejection, Endpoint, Member, Server, State, Upstream
 
 _STATES = {
     Status.CHECKING: State.CHECKING,

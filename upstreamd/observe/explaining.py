@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from aiohttp import web
 
 from upstreamd.events import Event, Events
-from upstreamd.model import Clock, Endpoint, Member, ProbeResult
+from upstreamd.health import ProbeResult
+from upstreamd.model import Clock, Endpoint, Member
 from upstreamd.near import near
 from upstreamd.observe.answer import answer, encode, problem
 from upstreamd.observe.route import READ, Question, Route, endpoint

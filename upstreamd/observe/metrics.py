@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from upstreamd import __version__
-from upstreamd.model import Clock, Outcome, OutcomeKind, ProbeResult
+from upstreamd.health import ProbeResult
+from upstreamd.model import Clock, Outcome, OutcomeKind
 from upstreamd.observe.gauges import gauges
 from upstreamd.observe.passive import passive
 from upstreamd.picture import Picture, Reported

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from upstreamd import __version__
-from upstreamd.model import Clock, Endpoint, Member, NginxView, Outcome, ProbeResult, SourceState
+from upstreamd.health import ProbeResult
+from upstreamd.model import Clock, Endpoint, Member, NginxView, Outcome, SourceState
 from upstreamd.picture import Picture, ServiceView, Sharing
 
 MAX_SKIPPED = 100

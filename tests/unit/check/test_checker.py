@@ -13,7 +13,8 @@ from fakes import ScriptedServer, answering, http_answer, scripted
 from upstreamd.check import Checker
 from upstreamd.config import HealthSettings
 from upstreamd.config.expectation import Condition
-from upstreamd.model import Endpoint, Health, Status
+from upstreamd.health import Health, Status
+from upstreamd.model import Endpoint
 
 SICK = b'{"status": "unhealthy"}'
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from tests.check_harness import STOOD_STILL, Record, checking, until
 from tests.fakes import Peer, ScriptedServer, answering, http_answer, scripted
 from upstreamd.config import HealthSettings
-from upstreamd.model import Endpoint, Status
+from upstreamd.health import Status
+from upstreamd.model import Endpoint
 
 SLOW = HealthSettings(interval=3600.0, timeout=0.5, rise=1, fall=3)
 """Regular probes play no part within a test."""

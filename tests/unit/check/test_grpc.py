@@ -23,7 +23,8 @@ from upstreamd.check import Checker
 from upstreamd.check.grpc import _named, _status_in
 from upstreamd.config import HealthSettings, parse
 from upstreamd.errors import ConfigError
-from upstreamd.model import Endpoint, Status
+from upstreamd.health import Status
+from upstreamd.model import Endpoint
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -24,7 +24,8 @@ from check_harness import checking, until
 from fakes import Crowd, answering, crowd, http_answer, scripted
 
 from upstreamd.config import HealthSettings
-from upstreamd.model import Endpoint, Health, Status
+from upstreamd.health import Health, Status
+from upstreamd.model import Endpoint
 
 PROGRAM = Path(__file__).parents[2] / "check_process.py"
 

@@ -12,7 +12,8 @@ from check_harness import QUICK, checking, first_result, until
 from fakes import HEALTHY, ScriptedServer, answering, http_answer, scripted
 
 from upstreamd.config import HealthSettings
-from upstreamd.model import Endpoint, Status
+from upstreamd.health import Status
+from upstreamd.model import Endpoint
 
 SICK = b'{"status": "unhealthy"}'
 

@@ -21,7 +21,8 @@ from upstreamd.check.schedule import (
     round_width,
 )
 from upstreamd.config import HealthSettings
-from upstreamd.model import Endpoint, Health, Status
+from upstreamd.health import Health, Status
+from upstreamd.model import Endpoint
 
 PACES = HealthSettings(interval=2.0, fast_interval=0.2, down_interval=9.0)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from upstreamd.check import Evidence
 from upstreamd.config import EjectionSettings
-from upstreamd.model import Endpoint, Health, Status
+from upstreamd.health import Health, Status
+from upstreamd.model import Endpoint
 from upstreamd.picture import Traffic
 
 A = Endpoint("10.0.0.1", 3000)

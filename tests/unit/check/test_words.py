@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from upstreamd.check.verdict import Answer, Expectation, Verdict
 from upstreamd.config import HealthSettings, parse
 from upstreamd.errors import ConfigError
-from upstreamd.model import Endpoint, Status, Word
+from upstreamd.health import Status, Word
+from upstreamd.model import Endpoint
 
 DRAINING = b'{"status": "draining"}'
 DEGRADED = b'{"status": "degraded"}'

@@ -11,7 +11,8 @@ import pytest
 from tests.unit.cli.command_line import Run, sidecar, write_configuration
 from tests.unit.observe.pictures import NOW, member, picture, wall
 from upstreamd.events import Events, Kind
-from upstreamd.model import Endpoint, Health, ProbeResult, State, Status
+from upstreamd.health import Health, ProbeResult, Status
+from upstreamd.model import Endpoint, State
 from upstreamd.picture import Picture, Probing
 
 INSTANCE = "10.0.0.1:3000"

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from upstreamd.config import HealthSettings, ServiceSettings
 from upstreamd.decide import Claim, decide
 from upstreamd.decide.degraded import FINEST, reduced
-from upstreamd.model import Decision, Endpoint, Health, Instance, Server, State, Status, Upstream
+from upstreamd.health import Health, Status
+from upstreamd.model import Decision, Endpoint, Instance, Server, State, Upstream
 
 SETTINGS = ServiceSettings("app")
 HEALTH = {

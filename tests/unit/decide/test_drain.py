@@ -5,7 +5,8 @@ from __future__ import annotations
 from upstreamd.config import ServiceSettings
 from upstreamd.decide import Claim, Drain, decide, remembered, with_drains
 from upstreamd.decide.drain import FORGOTTEN_AFTER, MOST_VANISHED
-from upstreamd.model import Endpoint, Health, Instance, Server, State, Status, Upstream
+from upstreamd.health import Health, Status
+from upstreamd.model import Endpoint, Instance, Server, State, Upstream
 
 ONE = Endpoint("10.0.0.1", 80)
 TWO = Endpoint("10.0.0.2", 80)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from upstreamd.config import ServiceSettings
 from upstreamd.decide import Claim, decide
-from upstreamd.model import Decision, Endpoint, Health, Instance, ProbeResult, Server, State, Status, Upstream
+from upstreamd.health import Health, ProbeResult, Status
+from upstreamd.model import Decision, Endpoint, Instance, Server, State, Upstream
 
 SETTINGS = ServiceSettings("app")
 UNAVAILABLE = Endpoint("127.0.0.1", 9146)

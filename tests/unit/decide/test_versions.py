@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from upstreamd.config import ServiceSettings
 from upstreamd.decide import EVERY, Claim, Split, Versions, decide
 from upstreamd.decide.versions import KEPT, LARGEST, shared
-from upstreamd.model import Decision, Endpoint, Health, Instance, Server, State, Status, Upstream
+from upstreamd.health import Health, Status
+from upstreamd.model import Decision, Endpoint, Instance, Server, State, Upstream
 
 SETTINGS = ServiceSettings("app")
 UNAVAILABLE = Endpoint("127.0.0.1", 9146)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from upstreamd.model import Decision, Endpoint, Instance, Member, NginxView, ProbeResult, Snapshot, SourceState, State
+from upstreamd.health import ProbeResult
+from upstreamd.model import Decision, Endpoint, Instance, Member, NginxView, Snapshot, SourceState, State
 from upstreamd.picture import Picture, ServiceView
 
 NOW = 10_000.0

@@ -6,7 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.observe.pictures import NOW, WALL, clock, member, picture, wall
 from upstreamd import __version__
-from upstreamd.model import Decision, Outcome, OutcomeKind, ProbeResult, SourceState, State
+from upstreamd.health import ProbeResult
+from upstreamd.model import Decision, Outcome, OutcomeKind, SourceState, State
 from upstreamd.observe.metrics import Metrics
 from upstreamd.picture import Picture, ServiceView
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from tests.unit.observe.pictures import DIGEST, NOW, clock, member, picture, wall
-from upstreamd.model import Endpoint, Outcome, OutcomeKind, ProbeResult, Skipped, SourceState, State
+from upstreamd.health import ProbeResult
+from upstreamd.model import Endpoint, Outcome, OutcomeKind, Skipped, SourceState, State
 from upstreamd.observe.status import instance_document, status_document
 from upstreamd.picture import Picture
 
