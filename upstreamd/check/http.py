@@ -71,6 +71,8 @@ class HttpPlan:
         if pattern is None:
             return None
         known = KnownAnswer(pattern, data, answer, verdict)
+        if not known.is_exact:
+            return None
         if len(self._known) >= _KNOWN_PER_SERVICE:
             self._known.clear()
         return self._known.setdefault((pattern, b"" if known.has_plain_body else known.rest), known)
@@ -116,6 +118,7 @@ class HttpProber(Generic[Subject]):
     def expire(self, timeout: float) -> None:
         """Ends the running probe at its deadline and reports it."""
         stood = self._connection.progress or self._reader_so_far().progress()
+        self._known = None  # what it was taken for the beginning of may be another answer
         self._finish(ok=False, reason=f"timed out after {timeout:g}s: {stood}")
 
     def close(self) -> None:

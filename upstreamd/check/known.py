@@ -27,6 +27,7 @@ _MEANINGFUL = frozenset(
 )
 _PLAIN_VALUE = rb"[\t -~]*"
 _END = b"\r\n\r\n"
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 def pattern_of(data: bytes, status: int) -> bytes | None:
@@ -62,6 +63,16 @@ class KnownAnswer:
         """True where what follows the head is the body itself, delimited by Content-Length."""
         self.latest, self.latest_verdict = data, verdict
         """The bytes that passed last: those of other endpoints in the same second are mostly the very same."""
+
+    @property
+    def is_exact(self) -> bool:
+        """False where bytes follow that are no part of the answer, and need not follow the next one like it.
+
+        (Parsers overlook a line's end after a message, RFC 9112, 2.2, and what should not follow the head at all.)
+        """
+        if self.rest == self.answer.body:
+            return True
+        return not self.answer.bodiless and self.rest.endswith(_LAST_CHUNK)
 
     def rest_of(self, data: bytes) -> bytes | None:
         """What follows the head in `data` where that is like this one; None where it is not, or not whole yet."""

@@ -21,7 +21,7 @@ TICK = 0.005
 """Seconds. Probes start and deadlines are looked at on this grid, so that the process wakes once for many."""
 
 JITTER = 0.05
-"""Probes of a steady endpoint stray from the interval by 5 % at most."""
+"""Probes of a steady endpoint stray from the interval by 5 % at most, while there are as many endpoints as before."""
 
 ROUNDS = 5
 """Steady endpoints are probed in rounds, so many or more in an interval: waking up costs more than a probe."""

@@ -91,8 +91,7 @@ class Wheel:
         self._flights.land(watched)
         if watched.lags:
             self._laggards_flying -= 1
-            if self._laggards_waiting:
-                self._waiting.append(self._laggards_waiting.popleft())
+            self._let_a_laggard_in()
 
     def is_flying(self, watched: Watched) -> bool:
         """True while a probe of `watched` runs."""
@@ -199,6 +198,8 @@ class Wheel:
         while started < room and waiting:
             watched = waiting.popleft()
             if watched.gone:
+                if watched.lags:
+                    self._let_a_laggard_in()  # the place it was given is free again
                 continue
             if watched.lags and self._laggards_flying * 2 >= self._max_in_flight:
                 self._laggards_waiting.append(watched)
@@ -213,6 +214,10 @@ class Wheel:
             if now > latest:
                 break
         return started
+
+    def _let_a_laggard_in(self) -> None:
+        if self._laggards_waiting:
+            self._waiting.append(self._laggards_waiting.popleft())
 
     def _wake(self, when: float) -> None:
         """Has the wheel turn at `when`, if it would not turn before."""

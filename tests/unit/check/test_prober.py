@@ -71,6 +71,35 @@ async def test_a_server_that_closes_is_asked_anew() -> None:
                 assert {result.ok for result in record.results} == {True}
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "tail"),
+    [
+        ("GET", http_answer(), b"\r\n"),
+        ("GET", http_answer(), b"\n"),
+        ("GET", CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(HEALTHY), HEALTHY), b"\r\n"),
+        ("HEAD", CHUNKED, b"0\r\n\r\n"),
+    ],
+)
+async def test_what_follows_an_answer_is_not_waited_for_the_next_time(method: str, answer: bytes, tail: bytes) -> None:
+    """An app that once ended its answer with a stray line passes still, once it does so no more."""
+    tails = [tail, b""]
+
+    def script(peer: Any) -> None:
+        while peer.read_request():
+            peer.send(answer + tails[0])
+
+    with scripted(script) as server:
+        async with checking(quick(method=method, timeout=0.5), at(server)) as record:
+            await until(lambda: len(record.results) >= 3)
+            del tails[0]
+            before = len(record.results)
+            await until(lambda: len(record.results) >= before + 3)
+            assert {result.ok for result in record.results} == {True}
+
+
 @pytest.mark.parametrize("goodbye", ["close", "reset", "408"])
 async def test_a_stale_connection_is_no_failure(goodbye: str) -> None:
     """Where the server ends the kept connection on the very request, the probe is repeated on a fresh one."""
