@@ -26,6 +26,7 @@ MAX_FILES = 1000
 
 _SECONDS_BETWEEN_READS = 5.0  # without any news: a watch can be lost (a directory swapped, inotify exhausted)
 _QUIET = 0.05  # seconds without another event that end a change
+_LOOK = 0.01  # seconds between two looks for such an event: a log beside the files tells thousands a second
 _LONGEST_CHANGE = 0.3  # seconds after which a change is told although more follow
 _CHANGES = (
     flags.MODIFY
@@ -117,9 +118,6 @@ class _Watch:
     def __init__(self, directories: frozenset[_Directory], events: INotify | None) -> None:
         self.directories = directories
         self._events = events
-        self._news = asyncio.Event()
-        if events is not None:
-            asyncio.get_running_loop().add_reader(events.fd, self._hear)
 
     @classmethod
     async def start(cls, directories: frozenset[_Directory]) -> _Watch:
@@ -135,34 +133,46 @@ class _Watch:
 
     async def news(self, within: float) -> None:
         """Waits until something has changed and is quiet again, at most `within` seconds for the change."""
-        if not await self._heard(within):
+        if self._events is None:
+            await asyncio.sleep(within)
+            return
+        if not await _readable(self._events.fd, within):
             return
         loop = asyncio.get_running_loop()
         latest = loop.time() + _LONGEST_CHANGE
-        while await self._heard(min(_QUIET, latest - loop.time())):
-            pass
+        quiet_at = loop.time() + _QUIET
+        while loop.time() < min(quiet_at, latest):
+            if self._hear():
+                quiet_at = loop.time() + _QUIET
+            await asyncio.sleep(_LOOK)
 
     async def close(self) -> None:
         """Ends the watch."""
         events, self._events = self._events, None
         if events is not None:
-            asyncio.get_running_loop().remove_reader(events.fd)
             events.close()
 
-    async def _heard(self, within: float) -> bool:
-        """Whether anything was heard within so many seconds."""
+    def _hear(self) -> bool:
+        """Whether there was an event; which file it was is seen by reading them."""
         try:
-            async with asyncio.timeout(within):
-                await self._news.wait()
-        except TimeoutError:
+            return self._events is not None and bool(os.read(self._events.fd, _EVENTS_BYTES))
+        except BlockingIOError:
             return False
-        self._news.clear()
-        return True
 
-    def _hear(self) -> None:
-        if self._events is not None:
-            os.read(self._events.fd, _EVENTS_BYTES)  # which file it was is seen by reading them
-            self._news.set()
+
+async def _readable(descriptor: int, within: float) -> bool:
+    """Waits at most so many seconds until `descriptor` can be read; whether it can."""
+    loop = asyncio.get_running_loop()
+    heard = asyncio.Event()
+    loop.add_reader(descriptor, heard.set)
+    try:
+        async with asyncio.timeout(within):
+            await heard.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(descriptor)
+    return True
 
 
 def _listening(paths: Iterable[str]) -> INotify:
